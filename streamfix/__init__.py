@@ -1,0 +1,3 @@
+"""streamfix: faces in video, restored without flicker."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Crop in, better crop out: pure and batchable."""

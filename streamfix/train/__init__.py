@@ -1,0 +1,1 @@
+"""Training: degradations, data, losses, the trainers."""
