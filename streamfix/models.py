@@ -224,7 +224,9 @@ def _unpack(model: Model, archive: Path) -> None:
             by_name = {Path(n).name: n for n in source.namelist()}  # some packs nest their files in a folder
             missing = [m for m in model.members if m not in by_name]
             if missing:
-                raise ModelError(f"the download of {model.name} lacks {', '.join(missing)}; the pack has changed upstream")
+                raise ModelError(
+                    f"the download of {model.name} lacks {', '.join(missing)}; the pack has changed upstream"
+                )
             scratch.mkdir(parents=True)
             for member in model.members:
                 with source.open(by_name[member]) as src, (scratch / member).open("wb") as dst:
@@ -232,7 +234,9 @@ def _unpack(model: Model, archive: Path) -> None:
     except zipfile.BadZipFile as error:
         archive.unlink()
         shutil.rmtree(scratch, ignore_errors=True)
-        raise ModelError(f"the download of {model.name} is not a whole zip file and was removed; pull it again") from error
+        raise ModelError(
+            f"the download of {model.name} is not a whole zip file and was removed; pull it again"
+        ) from error
     (scratch / "SHA256SUMS").write_text("".join(f"{sha256_of(scratch / m)}  {m}\n" for m in model.members))
     shutil.rmtree(model.path, ignore_errors=True)
     scratch.rename(model.path)

@@ -6,6 +6,7 @@ in pixels, with the centre of the top left pixel at (0, 0).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ CROP_SIZE = 512
 class Frame:
     """One decoded picture with its exact place in time.
 
-    picture: the decoder's own av.VideoFrame (its pixel format, colour tags and side data); never written to in place.
+    picture: the decoder's own av.VideoFrame (its pixel format, colour tags and side data).
     index: number of the frame in its source, from 0, counting every decoded frame.
     pts: presentation time in units of time_base.
     rotation: degrees (0, 90, 180, 270) to turn the stored picture *clockwise* so that it stands upright.
@@ -72,8 +73,8 @@ class Face:
     @property
     def size(self) -> float:
         """Square root of the area of the box, in source pixels."""
-        x1, y1, x2, y2 = self.box.tolist()
-        return float(max(x2 - x1, 0.0) * max(y2 - y1, 0.0)) ** 0.5
+        x1, y1, x2, y2 = (float(v) for v in self.box)
+        return math.sqrt(max(x2 - x1, 0.0) * max(y2 - y1, 0.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
