@@ -313,3 +313,50 @@ def _carried(scale: float) -> float:
 def to_rgb(frame: Frame) -> Image:
     """The whole stored picture as RGB uint8 (H, W, 3): for detectors and contact sheets, never for the output."""
     return cast(Image, frame.picture.to_ndarray(format="rgb24"))
+
+
+def side_by_side(left: av.VideoFrame, right: av.VideoFrame, *, rotation: int = 0) -> av.VideoFrame:
+    """Two pictures of one size and format as one, side by side as they are *shown* after that clockwise rotation."""
+    stacked = rotation in (90, 270)
+    if rotation in (90, 180):  # turned this way, what is stored first is shown last
+        left, right = right, left
+    width, height = (left.width, 2 * left.height) if stacked else (2 * left.width, left.height)
+    both = type(left)(width, height, left.format.name)
+    for tag in ("colorspace", "color_range", "color_primaries", "color_trc"):
+        setattr(both, tag, getattr(left, tag))
+    for first, second, out in zip(_planes(left), _planes(right), _planes(both), strict=True):
+        rows, columns = first.shape
+        out[:rows, :columns] = first
+        room = out[rows:] if stacked else out[:, columns:]  # an odd size in 4:2:0 leaves one chroma sample less
+        room[:] = second[: room.shape[0], : room.shape[1]]
+    both.pts, both.time_base = left.pts, left.time_base
+    return both
+
+
+def _planes(picture: av.VideoFrame) -> list[npt.NDArray[np.uint8]]:
+    """The bytes of every plane without its padding, as a writable view (rows, bytes of a row)."""
+    out = []
+    parts = picture.format.components
+    for index, plane in enumerate(picture.planes):
+        inside = [c for c in parts if c.plane == index]
+        if picture.format.name in _PACKED:
+            samples = len(_PACKED[picture.format.name]) * inside[0].width
+        else:
+            samples = sum(c.width for c in inside)
+        row = samples * (2 if inside[0].bits > 8 else 1)
+        flat = np.frombuffer(memoryview(plane), np.uint8, count=plane.height * plane.line_size)
+        out.append(flat.reshape(plane.height, plane.line_size)[:, :row])
+    return out
+
+
+def copy_picture(picture: av.VideoFrame) -> av.VideoFrame:
+    """A picture of its own memory with the same samples and tags (not the side data)."""
+    own = type(picture)(picture.width, picture.height, picture.format.name)
+    for tag in ("colorspace", "color_range", "color_primaries", "color_trc"):
+        setattr(own, tag, getattr(picture, tag))
+    for source, target in zip(_planes(picture), _planes(own), strict=True):
+        target[:] = source
+    own.pts = picture.pts
+    if picture.time_base is not None:
+        own.time_base = picture.time_base
+    return own

@@ -1,0 +1,172 @@
+"""What is in a file: its streams, the people in it, and a contact sheet of their faces."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
+
+from streamfix._cv2 import cv2
+from streamfix.errors import OutputError
+from streamfix.faces import follow
+from streamfix.faces.detect import load_detector
+from streamfix.media.color import cut_out
+from streamfix.media.source import open_source
+from streamfix.pipeline import Pipeline, Report, prefetch
+from streamfix.restore.base import load_restorer
+from streamfix.types import Facts, Frame, Image, Placement
+
+THUMB = 128
+ROW = 10
+
+
+@dataclass(slots=True)
+class TrackSummary:
+    """One person of the file: frames in which the track is visible, its first and last time in seconds, face sizes in pixels."""
+
+    track_id: int
+    frames: int = 0
+    detected: int = 0
+    first: float = 0.0
+    last: float = 0.0
+    sizes: list[float] = field(default_factory=list)
+    score: float = 0.0
+    thumbs: list[tuple[float, Image]] = field(default_factory=list)
+    _every: int = 1
+
+    def add(self, frame: Frame, placement: Placement, thumb: Callable[[], Image]) -> None:
+        """Count one frame; keep a thumbnail of every n-th, n doubling so that memory stays bounded."""
+        if self.frames == 0:
+            self.first = frame.time
+        self.last = frame.time
+        if self.frames % self._every == 0:
+            self.thumbs.append((frame.time, thumb()))
+            if len(self.thumbs) >= 2 * ROW:
+                self.thumbs, self._every = self.thumbs[::2], self._every * 2
+        self.frames += 1
+        if placement.face is not None:
+            self.detected += 1
+            self.score += placement.face.score
+            self.sizes = [*self.sizes[-999:], placement.face.size]
+
+    @property
+    def facts(self) -> Facts:
+        """JSON-able summary."""
+        return {
+            "track": self.track_id,
+            "frames": self.frames,
+            "detected": self.detected,
+            "first_s": round(self.first, 3),
+            "last_s": round(self.last, 3),
+            "face_px": round(float(np.median(self.sizes)), 1) if self.sizes else None,
+            "mean_score": round(self.score / self.detected, 3) if self.detected else None,
+        }
+
+
+@dataclass(slots=True)
+class Inspection:
+    """The result of `inspect`: facts for JSON, and what the sheet is drawn from."""
+
+    facts: Facts
+    tracks: list[TrackSummary]
+
+    def print(self, console: Console) -> None:
+        """Two tables: streams and tracks."""
+        streams = Table("stream", "kind", "codec", "details", title=str(self.facts["path"]))
+        for stream in self.facts["media"].get("streams", []):
+            known = {"index", "type", "codec"}
+            details = ", ".join(f"{k} {v}" for k, v in stream.items() if k not in known and v not in (None, "", {}, []))
+            streams.add_row(str(stream.get("index", "")), str(stream.get("type", "")), str(stream.get("codec", "")), details)
+        console.print(streams)
+        if not self.tracks:
+            console.print(f"no face in {self.facts['frames']} frames")
+            return
+        people = Table("track", "from", "to", "frames", "detected", "face size", "mean score")
+        for track in self.tracks:
+            f = track.facts
+            people.add_row(
+                str(f["track"]),
+                f"{f['first_s']:.2f} s",
+                f"{f['last_s']:.2f} s",
+                str(f["frames"]),
+                str(f["detected"]),
+                "-" if f["face_px"] is None else f"{f['face_px']:.0f} px",
+                "-" if f["mean_score"] is None else f"{f['mean_score']:.2f}",
+            )
+        console.print(people)
+
+    def save_sheet(self, path: Path) -> None:
+        """One row a track: aligned faces at even distances, each with its time. PNG; OutputError where it cannot be written."""
+        rows = [_row(track) for track in self.tracks] or [_label(np.full((40, 400, 3), 32, np.uint8), "no face found", 10, 26)]
+        width = max(row.shape[1] for row in rows)
+        sheet = np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=32) for row in rows])
+        done, data = cv2.imencode(".png", sheet[..., ::-1])
+        if not done:
+            raise OutputError(f"the contact sheet of {len(rows)} rows is too large for a PNG; inspect a part with --start and --end")
+        part = path.with_name(f".{path.name}.part")
+        try:
+            part.write_bytes(data.tobytes())
+            os.replace(part, path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise OutputError(f"cannot write {path}: {error.strerror}; choose another place for the contact sheet") from error
+
+
+def _label(image: Image, text: str, x: int, y: int) -> Image:
+    cv2.putText(image, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 3, cv2.LINE_AA)
+    cv2.putText(image, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+    return image
+
+
+def _row(track: TrackSummary) -> Image:
+    picks = np.linspace(0, len(track.thumbs) - 1, min(ROW, len(track.thumbs))).round().astype(int)
+    head = _label(np.full((THUMB, 64, 3), 32, np.uint8), f"id {track.track_id}", 8, 70)
+    cells = [_label(track.thumbs[i][1].copy(), f"{track.thumbs[i][0]:.2f}s", 4, THUMB - 6) for i in picks]
+    return np.concatenate([head, *cells], axis=1)
+
+
+def _upright(crop: npt.NDArray[np.float32]) -> Image:
+    small = cv2.resize(crop, (THUMB, THUMB), interpolation=cv2.INTER_AREA)
+    return np.rint(np.clip(small, 0, 1) * 255).astype(np.uint8)
+
+
+def inspect(
+    source: str | Path,
+    *,
+    detector: str = "auto",
+    start: float | None = None,
+    end: float | None = None,
+    progress: Callable[[Report], None] | None = None,
+) -> Inspection:
+    """Decode, detect and track the whole file (no restoration). Raises InputError or ModelError."""
+    pipeline = Pipeline(restorer=load_restorer("passthrough"), detector=load_detector(detector))
+    tracks: dict[int, TrackSummary] = {}
+    report = Report()
+    with open_source(source, start=start, end=end) as opened:
+        detected = prefetch(pipeline.detect(prefetch(iter(opened), 4)), 4)
+        placed = pipeline.place_still(detected) if opened.is_still else follow(detected, lookahead=pipeline.lookahead)
+        for frame, placements in placed:
+            for placement in placements:
+                if placement.strength <= 0:
+                    continue
+                track = tracks.setdefault(placement.track_id, TrackSummary(placement.track_id))
+                track.add(frame, placement, lambda f=frame, p=placement: _upright(cut_out(f, p.matrix)))  # type: ignore[misc]
+                report.faces += 1
+            report.frames += 1
+            report.damaged = opened.damaged
+            if progress is not None:
+                progress(report)
+        facts: Facts = {
+            "path": str(source),
+            "media": opened.facts(),
+            "frames": report.frames,
+            "damaged": report.damaged,
+            "tracks": [t.facts for t in tracks.values()],
+        }
+    return Inspection(facts=facts, tracks=list(tracks.values()))

@@ -1,0 +1,311 @@
+"""The stages as generators, and the way to drive them over a file.
+
+`Pipeline` holds what is loaded once (restorer, detector, choice of faces) and offers every stage on its own; `run` chains them with
+bounded prefetch threads, so that decoding, detection, restoration and encoding overlap and memory does not grow with length.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from streamfix import __version__
+from streamfix.compose import compose
+from streamfix.errors import UsageError
+from streamfix.faces import CutDetector, Detected, follow
+from streamfix.faces.align import fit_similarity
+from streamfix.faces.detect import Detector, detect_upright, load_detector
+from streamfix.faces.select import Selector, parse_select
+from streamfix.media.color import copy_picture, cut_out, side_by_side, to_rgb
+from streamfix.media.sink import open_sink
+from streamfix.media.source import Source, open_source
+from streamfix.restore.base import Restorer, load_restorer, restore_images
+from streamfix.types import Crop, Frame, Placement
+
+T = TypeVar("T")
+Restored = npt.NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class Report:
+    """What a job did, counted while it runs.
+
+    frames: written. faces: crops restored. frames_with_faces: frames with at least one. tracks: ids of the people followed.
+    damaged: corrupt packets and frames that the decoder met. seconds: wall time so far.
+    """
+
+    frames: int = 0
+    faces: int = 0
+    frames_with_faces: int = 0
+    tracks: set[int] = field(default_factory=set)
+    damaged: int = 0
+    seconds: float = 0.0
+
+    @property
+    def fps(self) -> float:
+        """Frames written per second of wall time."""
+        return self.frames / self.seconds if self.seconds else 0.0
+
+
+Progress = Callable[[Report], None]
+
+
+def prefetch(items: Iterable[T], size: int) -> Iterator[T]:
+    """Run `items` in a thread of its own, at most `size` results ahead of the consumer.
+
+    An exception in the thread is raised here; closing this generator ends the thread and closes `items`.
+    """
+    ready: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(maxsize=size)
+    stopped = threading.Event()
+
+    def hand_over(entry: tuple[bool, T | BaseException | None]) -> None:
+        while not stopped.is_set():
+            try:
+                return ready.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        source = iter(items)
+        try:
+            for item in source:
+                hand_over((True, item))
+                if stopped.is_set():
+                    break
+            else:
+                hand_over((False, None))
+        except BaseException as error:
+            hand_over((False, error))
+        finally:
+            close = getattr(source, "close", None)
+            if close is not None:
+                close()
+
+    thread = threading.Thread(target=work, daemon=True, name="prefetch")
+    thread.start()
+    try:
+        while True:
+            more, item = ready.get()
+            if more:
+                yield item  # type: ignore[misc]  # `more` says that it is a T
+            elif isinstance(item, BaseException):
+                raise item
+            else:
+                return
+    finally:
+        stopped.set()
+        thread.join()
+
+
+class Pipeline:
+    """Faces of a stream of frames, restored.
+
+    restorer, detector: as `load_restorer` and `load_detector` give them. select: which tracks to restore, None for all.
+    strength: 0 (input) .. 1 (restored). lookahead: frames of delay that smoothing and fades may use; 0 for pictures that
+    have nothing to do with each other. batch_size: crops restored in one call, over several frames and faces.
+    """
+
+    def __init__(
+        self,
+        *,
+        restorer: Restorer,
+        detector: Detector,
+        select: Selector | None = None,
+        strength: float = 1.0,
+        lookahead: int = 12,
+        batch_size: int = 4,
+    ) -> None:
+        if not 0.0 <= strength <= 1.0:
+            raise UsageError(f"strength must lie between 0 (input) and 1 (restored), not {strength:g}")
+        self.restorer, self.detector, self.select = restorer, detector, select
+        self.strength, self.lookahead, self.batch_size = strength, lookahead, batch_size
+
+    def detect(self, frames: Iterable[Frame]) -> Iterator[Detected]:
+        """Faces of every frame, in stored coordinates, and whether the frame begins a new scene."""
+        cuts = CutDetector()
+        for frame in frames:
+            image = to_rgb(frame)
+            cut = cuts.is_cut(image)
+            yield Detected(frame=frame, faces=detect_upright(self.detector, image, frame.rotation), cut=cut)
+
+    def place(self, detected: Iterable[Detected]) -> Iterator[tuple[Frame, list[Placement]]]:
+        """Where every followed face lies in every frame, smoothed, with its strength."""
+        for frame, placements in follow(detected, lookahead=self.lookahead, select=self.select):
+            yield frame, [replace(p, strength=p.strength * self.strength) for p in placements]
+
+    def place_still(self, detected: Iterable[Detected]) -> Iterator[tuple[Frame, list[Placement]]]:
+        """The same for pictures that stand alone: every face that is certain, no track, no smoothing."""
+        for found in detected:
+            faces = [f for f in found.faces if f.score >= STILL_SCORE]
+            placements = [
+                Placement(track_id=i, matrix=fit_similarity(f.landmarks), strength=self.strength, face=f)
+                for i, f in enumerate(faces)
+            ]
+            if self.select is not None:
+                placements = self.select.choose(found.frame, placements)
+            yield found.frame, placements
+
+    def cut_out(self, placed: Iterable[tuple[Frame, list[Placement]]]) -> Iterator[tuple[Frame, list[Crop]]]:
+        """Aligned crops of the faces whose strength is above zero."""
+        for frame, placements in placed:
+            yield (
+                frame,
+                [
+                    Crop(frame_index=frame.index, placement=p, image=cut_out(frame, p.matrix))
+                    for p in placements
+                    if p.strength > 0.0
+                ],
+            )
+
+    def restore(
+        self, cropped: Iterable[tuple[Frame, list[Crop]]]
+    ) -> Iterator[tuple[Frame, list[tuple[Crop, Restored]]]]:
+        """Restore in batches over frames and faces; frames come out in order."""
+        waiting: list[tuple[Frame, list[Crop]]] = []
+        count = 0
+        for frame, crops in cropped:
+            waiting.append((frame, crops))
+            count += len(crops)
+            if count >= self.batch_size or len(waiting) >= 2 * self.batch_size or count == 0:
+                yield from self._restore(waiting)
+                waiting, count = [], 0
+        yield from self._restore(waiting)
+
+    def _restore(
+        self, waiting: Sequence[tuple[Frame, list[Crop]]]
+    ) -> Iterator[tuple[Frame, list[tuple[Crop, Restored]]]]:
+        images = [crop.image for _, crops in waiting for crop in crops]
+        results = iter(restore_images(self.restorer, images, batch_size=self.batch_size) if images else [])
+        for frame, crops in waiting:
+            yield frame, [(crop, next(results)) for crop in crops]
+
+    def lay_back(
+        self,
+        restored: Iterable[tuple[Frame, list[tuple[Crop, Restored]]]],
+        *,
+        compare: bool = False,
+        report: Report | None = None,
+    ) -> Iterator[Frame]:
+        """Lay the faces back, larger ones last; with compare, input and output side by side."""
+        for frame, pairs in restored:
+            before = copy_picture(frame.picture) if compare else None
+            out = frame
+            for crop, image in sorted(pairs, key=lambda pair: -_scale(pair[0].placement.matrix)):
+                out = compose(out, crop, image)
+            if before is not None:
+                after = out.picture if out.picture.format.name == before.format.name else None
+                before = before if after is not None else before.reformat(format=out.picture.format.name)
+                out = replace(out, picture=side_by_side(before, out.picture, rotation=frame.rotation))
+            if report is not None:
+                report.faces += len(pairs)
+                report.frames_with_faces += bool(pairs)
+                report.tracks.update(crop.placement.track_id for crop, _ in pairs)
+            yield out
+
+    def run(
+        self, frames: Iterable[Frame], *, still: bool = False, compare: bool = False, report: Report | None = None
+    ) -> Iterator[Frame]:
+        """All stages in a row, in bounded prefetch threads. Frames come out in order, one for one."""
+        detected = prefetch(self.detect(prefetch(frames, 4)), 4)
+        placed = self.place_still(detected) if still else self.place(detected)
+        restored = prefetch(self.restore(self.cut_out(placed)), 2)
+        return self.lay_back(restored, compare=compare, report=report)
+
+
+STILL_SCORE = 0.7
+"""Detection score from which a face in a picture that stands alone is restored (0.5 gives false hits on faceless patches)."""
+
+
+def _scale(matrix: npt.NDArray[np.float64]) -> float:
+    return abs(float(np.linalg.det(matrix[:, :2])))
+
+
+def load_pipeline(
+    *,
+    model: str = "auto",
+    detector: str = "auto",
+    device: str = "auto",
+    faces: str = "all",
+    min_size: float = 0.0,
+    strength: float = 1.0,
+    lookahead: int = 12,
+    batch_size: int = 4,
+) -> Pipeline:
+    """Load restorer and detector by name, once for many files. Raises ModelError or UsageError."""
+    finder = load_detector(detector)
+    return Pipeline(
+        restorer=load_restorer(model, device=device),
+        detector=finder,
+        select=parse_select(faces, finder, min_size=min_size),
+        strength=strength,
+        lookahead=lookahead,
+        batch_size=batch_size,
+    )
+
+
+def enhance(
+    source: str | Path | Source,
+    output: str | Path,
+    *,
+    pipeline: Pipeline | None = None,
+    model: str = "auto",
+    detector: str = "auto",
+    device: str = "auto",
+    faces: str = "all",
+    min_size: float = 0.0,
+    strength: float = 1.0,
+    start: float | None = None,
+    end: float | None = None,
+    compare: bool = False,
+    codec: str = "h264",
+    crf: int | None = None,
+    preset: str | None = None,
+    drop: Collection[str] = (),
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Restore the faces of a video, an image, or a folder of images, and write the result.
+
+    source: what `open_source` takes. output: its suffix chooses the container. pipeline: from `load_pipeline`, when many files are
+    to share one; else model, detector, device, faces, min_size (source pixels) and strength (0..1) describe it. start, end: seconds.
+    compare: write input and output side by side. codec, crf, preset, drop: as `open_sink` has them.
+    progress: called after every written frame with the report so far.
+    Raises a StreamfixError whose message is one sentence; nothing is left at `output` then.
+    """
+    if pipeline is None:
+        pipeline = load_pipeline(
+            model=model, detector=detector, device=device, faces=faces, min_size=min_size, strength=strength
+        )
+    report, began = Report(), time.monotonic()
+    with open_source(source, start=start, end=end) if not isinstance(source, Source) else source as opened:
+        tags = {"enhanced": provenance(pipeline)}
+        with open_sink(
+            output, like=opened, codec=codec, crf=crf, preset=preset, drop=drop, overwrite=overwrite, tags=tags
+        ) as sink:
+            frames = pipeline.run(iter(opened), still=opened.is_still, compare=compare, report=report)
+            try:
+                for frame in frames:
+                    sink.write(frame)
+                    report.frames += 1
+                    report.damaged, report.seconds = opened.damaged, time.monotonic() - began
+                    if progress is not None:
+                        progress(report)
+            finally:
+                frames.close()  # type: ignore[attr-defined]  # a generator: ends the threads before the source closes
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def provenance(pipeline: Pipeline) -> str:
+    """Where restored faces come from, as it stands in the output's metadata: detail is synthesised, people must be able to tell."""
+    restorer = pipeline.restorer
+    digest = f" sha256:{restorer.sha256[:16]}" if restorer.sha256 else ""
+    return f"faces restored by streamfix {__version__}; model {restorer.name}{digest}; strength {pipeline.strength:g}"
