@@ -7,6 +7,7 @@ Downloads lie in `$STREAMFIX_HOME/models` (default `~/.cache/streamfix/models`).
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import shutil
 import urllib.error
@@ -182,7 +183,7 @@ def pull(model: Model, progress: Progress | None = None) -> None:
     archive = model.path.parent / (model.url.rsplit("/", 1)[1] + ".part")
     try:
         _download(model.url, archive, progress)
-    except (urllib.error.URLError, OSError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         reason = getattr(error, "reason", error)
         raise ModelError(
             f"cannot download {model.name} from {model.url} ({reason}); "

@@ -1,0 +1,324 @@
+"""The command line as a user meets it: a process of its own, real files, exit codes, one sentence for each mistake."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from conftest import decode, degraded, moved
+from PIL import Image
+from typer.testing import CliRunner
+
+import streamfix
+from streamfix.cli import app, plan, seconds
+from streamfix.errors import StreamfixError, UsageError
+
+ROOT = Path(streamfix.__file__).resolve().parent.parent
+runner = CliRunner()
+
+
+def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "streamfix", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+def call(*arguments: object) -> tuple[int, str]:
+    """The same inside this process: quicker."""
+    result = runner.invoke(app, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def one_sentence(text: str) -> str:
+    text = text.strip()
+    assert text.startswith("error: "), text
+    assert "Traceback" not in text
+    assert "\n" not in text
+    return text
+
+
+@pytest.fixture
+def video(clip: Callable[..., Path], face_picture: np.ndarray) -> Path:
+    images = [degraded(moved(face_picture, 0.4 * n, 0.2 * n), n) for n in range(20)]
+    return clip("in.mp4", images, codec="libx264", sound=True)
+
+
+def test_a_video_in_a_video_out(video: Path, tmp_path: Path) -> None:
+    done = run("enhance", video, "-o", tmp_path / "out.mp4")
+    assert done.returncode == 0, done.stderr
+    assert "20 frames, 20 faces of 1 people" in done.stdout
+    assert "model lite" in done.stdout
+    assert len(decode(tmp_path / "out.mp4")) == 20
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert [s.type for s in container.streams] == ["video", "audio"]
+        assert "streamfix" in container.metadata.get("enhanced", "") + container.metadata.get("comment", "")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
+
+
+def test_an_image_in_an_image_out(face_picture: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(degraded(face_picture, 0)).save(tmp_path / "in.png")
+    code, said = call("enhance", tmp_path / "in.png", "-o", tmp_path / "out.png")
+    assert code == 0, said
+    before, after = (np.asarray(Image.open(tmp_path / n)) for n in ("in.png", "out.png"))
+    assert before.shape == after.shape
+    assert (before != after).any()
+    assert np.array_equal(before[-10:], after[-10:])
+
+
+def test_compare_puts_input_and_output_side_by_side(video: Path, tmp_path: Path) -> None:
+    code, said = call("enhance", video, "-o", tmp_path / "both.mkv", "--compare", "--codec", "ffv1")
+    assert code == 0, said
+    both = decode(tmp_path / "both.mkv")
+    first = decode(video)[0].to_ndarray(format="gray")
+    assert (both[0].width, both[0].height) == (2 * first.shape[1], first.shape[0])
+    picture = both[0].to_ndarray(format="gray")
+    assert np.array_equal(picture[:, : first.shape[1]], first)
+    assert (picture[:, first.shape[1] :] != first).any()
+
+
+def test_only_a_part(video: Path, tmp_path: Path) -> None:
+    code, said = call("enhance", video, "-o", tmp_path / "part.mp4", "--start", "0.2", "--end", "0:00.6")
+    assert code == 0, said
+    assert len(decode(tmp_path / "part.mp4")) == 10
+
+
+def test_many_inputs_go_into_a_folder_and_one_failure_stops_no_other(
+    video: Path, face_picture: np.ndarray, tmp_path: Path
+) -> None:
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    shutil.copy(video, folder / "a.mp4")
+    (folder / "b.mp4").write_text("not a video")
+    Image.fromarray(face_picture).save(folder / "c.jpg")
+    (folder / "notes.txt").write_text("left alone")
+    done = run("enhance", folder, "-o", tmp_path / "out")
+    assert done.returncode == 1
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.mp4", "c.jpg"]
+    assert "b.mp4" in done.stderr
+    assert "1 of 3 inputs failed" in done.stderr
+
+
+def test_strength_zero_is_the_input(video: Path, tmp_path: Path) -> None:
+    code, said = call("enhance", video, "-o", tmp_path / "out.mkv", "--strength", "0", "--codec", "ffv1")
+    assert code == 0, said
+    for old, new in zip(decode(video), decode(tmp_path / "out.mkv"), strict=True):
+        assert np.array_equal(old.to_ndarray(), new.to_ndarray())
+
+
+def test_existing_outputs_are_kept_unless_told(video: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    out.write_bytes(b"precious")
+    code, said = call("enhance", video, "-o", out)
+    assert code == 1
+    assert "--overwrite" in one_sentence(said)
+    assert out.read_bytes() == b"precious"
+    assert call("enhance", video, "-o", out, "--overwrite")[0] == 0
+    assert len(decode(out)) == 20
+
+
+def test_the_input_is_never_its_own_output(video: Path) -> None:
+    before = video.read_bytes()
+    code, said = call("enhance", video, "-o", video, "--overwrite")
+    assert code == 1
+    one_sentence(said)
+    assert video.read_bytes() == before
+
+
+def bad_inputs(folder: Path, video: Path) -> dict[str, Path]:
+    files = {name: folder / name for name in ("missing.mp4", "zero.mp4", "text.mp4", "cut.mp4", "sound.m4a", "empty")}
+    files["zero.mp4"].touch()
+    files["text.mp4"].write_text("this is a text and no video\n" * 50)
+    files["cut.mp4"].write_bytes(video.read_bytes()[:3000])
+    files["empty"].mkdir()
+    with av.open(str(files["sound.m4a"]), "w") as container:
+        stream = container.add_stream("aac", rate=48000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 48000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return files
+
+
+@pytest.mark.parametrize("name", ["missing.mp4", "zero.mp4", "text.mp4", "cut.mp4", "sound.m4a", "empty"])
+def test_bad_inputs_get_one_sentence(name: str, video: Path, tmp_path: Path) -> None:
+    source = bad_inputs(tmp_path, video)[name]
+    before = sorted(tmp_path.rglob("*"))
+    code, said = call("enhance", source, "-o", tmp_path / "out.mp4")
+    assert code == 1
+    assert name in one_sentence(said)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_video_of_one_pixel_comes_out_as_one_pixel_or_is_refused(clip: Callable[..., Path], tmp_path: Path) -> None:
+    source = clip("dot.mkv", [np.full((1, 1, 3), 90, np.uint8)] * 3, pixel_format="yuv444p")
+    code, said = call("enhance", source, "-o", tmp_path / "out.mkv")
+    if code == 0:
+        assert [(f.width, f.height) for f in decode(tmp_path / "out.mkv")] == [(1, 1)] * 3
+    else:
+        one_sentence(said)
+        assert not (tmp_path / "out.mkv").exists()
+
+
+def test_an_unknown_model_is_told_with_the_known_ones(video: Path, tmp_path: Path) -> None:
+    code, said = call("enhance", video, "-o", tmp_path / "out.mp4", "--model", "magic")
+    assert code == 1
+    assert "lite" in one_sentence(said)
+    code, said = call("enhance", video, "-o", tmp_path / "out.mp4", "--detector", "magic")
+    assert code in (1, 2)
+    assert "retinaface" in one_sentence(said)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--strength", "2"], ["--start", "soon"], ["--start", "3", "--end", "2"], ["--nonsense"], ["--crf", "-4"]],
+)
+def test_a_wrong_call_leaves_with_2(options: list[str], video: Path, tmp_path: Path) -> None:
+    code, _ = call("enhance", video, "-o", tmp_path / "out.mp4", *options)
+    assert code == 2
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_a_full_disk_leaves_nothing(video: Path, tmp_path: Path) -> None:
+    def small_files() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    done = run("enhance", video, "-o", tmp_path / "out.mkv", "--codec", "ffv1", preexec_fn=small_files)
+    assert done.returncode == 1, done.stdout
+    one_sentence(done.stderr)
+    assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_a_place_that_cannot_be_written(video: Path) -> None:
+    code, said = call("enhance", video, "-o", "/proc/out.mp4")
+    assert code == 1
+    assert "/proc" in one_sentence(said)
+
+
+def test_corrupted_weights_are_told(video: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT / "streamfix", copy / "streamfix", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "weights", copy / "weights")
+    weights = copy / "weights" / "lite.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 255
+    weights.write_bytes(data)
+    done = run("enhance", video, "-o", tmp_path / "out.mp4", cwd=copy)
+    assert done.returncode == 1
+    assert "corrupted" in one_sentence(done.stderr)
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_a_missing_libgl_is_told_in_one_sentence(video: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "site" / "cv2"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
+    environment = {**os.environ, "PYTHONPATH": str(broken.parent)}
+    done = run("enhance", video, "-o", tmp_path / "out.mp4", env=environment, cwd=ROOT)
+    assert done.returncode == 1
+    said = one_sentence(done.stderr)
+    assert "libgl1" in said
+    assert "libglib2.0-0" in said
+    assert run("doctor", env=environment, cwd=ROOT).returncode == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_job_leaves_no_half_file(
+    number: int, clip: Callable[..., Path], face_picture: np.ndarray, tmp_path: Path
+) -> None:
+    source = clip("long.mp4", [degraded(face_picture, 0)] * 600, codec="libx264")
+    job = subprocess.Popen(
+        [sys.executable, "-m", "streamfix", "enhance", str(source), "-o", str(tmp_path / "out.mp4")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 60
+    while job.poll() is None and len(list(tmp_path.iterdir())) == 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(list(tmp_path.iterdir())) == 2  # the part file is there: the job is under way
+    job.send_signal(number)
+    job.communicate(timeout=60)
+    assert job.returncode not in (0, 1)
+    assert [p.name for p in tmp_path.iterdir()] == ["long.mp4"]
+
+
+def test_inspect_shows_streams_people_and_a_sheet(video: Path, tmp_path: Path) -> None:
+    code, said = call("inspect", video, "--sheet", tmp_path / "sheet.png")
+    assert code == 0, said
+    assert "h264" in said
+    assert "aac" in said
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    assert sheet is not None
+    assert sheet.shape[1] > 128 * 8
+    code, said = call("inspect", video, "--json")
+    facts = json.loads(said)
+    assert facts["frames"] == 20
+    assert [t["frames"] for t in facts["tracks"]] == [20]
+
+
+def test_models_and_doctor_speak() -> None:
+    code, said = call("models", "list")
+    assert code == 0
+    assert "lite" in said
+    assert "Apache-2.0" in said
+    code, said = call("models", "verify")
+    assert code == 0
+    assert "lite: ok" in said
+    code, said = call("doctor")
+    assert code == 0, said
+    assert "faces/s" in said
+    code, said = call("models", "pull", "nonesuch")
+    assert code == 1
+    one_sentence(said)
+
+
+def test_version_and_help() -> None:
+    assert call("--version") == (0, f"streamfix {streamfix.__version__}\n")
+    assert call("--help")[0] == 0
+    done = run("enhance", "--help")
+    assert done.returncode == 0
+    for option in ("--model", "--detector", "--faces", "--strength", "--start", "--end", "--compare", "--overwrite"):
+        assert option in done.stdout
+
+
+@pytest.mark.parametrize(("text", "value"), [("12.5", 12.5), ("1:02.5", 62.5), ("01:02:03", 3723.0), (None, None)])
+def test_times(text: str | None, value: float | None) -> None:
+    assert seconds(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1", "1:2:3:4", "1e3", "nan", "1:"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(UsageError):
+        seconds(text)
+
+
+def test_names_that_would_collide_are_refused(face_picture: np.ndarray, tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(face_picture).save(tmp_path / folder / "a.png")
+    with pytest.raises(UsageError, match=r"a\.png"):
+        plan([str(tmp_path / "one"), str(tmp_path / "two")], tmp_path / "out")
+
+
+def test_the_api_of_the_readme(video: Path, tmp_path: Path) -> None:
+    report = streamfix.enhance(video, tmp_path / "out.mp4", model="lite")
+    assert (report.frames, report.faces) == (20, 20)
+    with pytest.raises(StreamfixError, match="strength"):
+        streamfix.enhance(video, tmp_path / "other.mp4", strength=3)
+    assert not (tmp_path / "other.mp4").exists()

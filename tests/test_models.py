@@ -1,0 +1,163 @@
+import hashlib
+import http.server
+import io
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streamfix import models
+from streamfix.errors import ModelError
+from streamfix.models import Model, pull, verify
+
+
+class Server(http.server.ThreadingHTTPServer):
+    content = b""
+    cut_after: int | None = None
+    requests: list[str | None]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """A file server that understands ranges, and can break off."""
+
+    server: Server
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        self.server.requests.append(asked)
+        start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
+        body = self.server.content[start:]
+        if start >= len(self.server.content):
+            self.send_error(416)
+            return
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.server.cut_after is not None:
+            body, self.server.cut_after = body[: self.server.cut_after], None
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server(("127.0.0.1", 0), Handler)
+    server.requests = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def pack(tmp_path: Path, server: Server, sha256: str | None = None) -> Model:
+    return Model(
+        name="pack",
+        kind="detector",
+        summary="",
+        licence="test",
+        path=tmp_path / "models" / "pack",
+        url=f"http://127.0.0.1:{server.server_port}/pack.zip",
+        sha256=sha256,
+        members=("a.onnx", "b.onnx"),
+    )
+
+
+def zipped(**files: bytes) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(f"nested/{name}.onnx", content)
+    return data.getvalue()
+
+
+def left(model: Model) -> list[str]:
+    return sorted(p.name for p in model.path.parent.iterdir()) if model.path.parent.exists() else []
+
+
+def test_pull_brings_the_members_and_records_their_sums(tmp_path: Path, server: Server) -> None:
+    server.content = zipped(a=b"A" * 5000, b=b"B" * 9000, other=b"-")
+    model, seen = pack(tmp_path, server), []
+    pull(model, lambda done, total: seen.append((done, total)))
+    assert (model.path / "a.onnx").read_bytes() == b"A" * 5000
+    assert model.size == 14000
+    assert model.present
+    assert verify(model) is True
+    assert seen[-1] == (len(server.content), len(server.content))
+    assert left(model) == ["pack"]
+    (model.path / "b.onnx").write_bytes(b"changed")
+    assert verify(model) is False
+    pull(model)
+    assert verify(model) is True
+
+
+def test_a_broken_download_goes_on_where_it_stopped(tmp_path: Path, server: Server) -> None:
+    import os
+
+    server.content = zipped(a=os.urandom(300_000), b=os.urandom(10))
+    server.cut_after = 120_000
+    model = pack(tmp_path, server, hashlib.sha256(server.content).hexdigest())
+    with pytest.raises(ModelError, match=r"after 120000 of"):
+        pull(model)
+    assert not model.present
+    pull(model)
+    assert server.requests == [None, "bytes=120000-"]
+    assert verify(model) is True
+
+
+def test_a_corrupted_download_is_refused_and_removed(tmp_path: Path, server: Server) -> None:
+    server.content = zipped(a=b"x", b=b"y")
+    model = pack(tmp_path, server, "0" * 64)
+    with pytest.raises(ModelError, match="corrupted"):
+        pull(model)
+    assert left(model) == []
+
+
+def test_something_else_than_a_zip_is_refused(tmp_path: Path, server: Server) -> None:
+    server.content = b"<html>sorry</html>"
+    model = pack(tmp_path, server)
+    with pytest.raises(ModelError, match="not a whole zip"):
+        pull(model)
+    assert left(model) == []
+
+
+def test_a_pack_without_its_members_is_refused(tmp_path: Path, server: Server) -> None:
+    server.content = zipped(a=b"x")
+    model = pack(tmp_path, server)
+    with pytest.raises(ModelError, match=r"lacks b\.onnx"):
+        pull(model)
+    assert not model.present
+
+
+def test_offline_says_where_to_place_the_files(tmp_path: Path, server: Server) -> None:
+    model = pack(tmp_path, server)
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(ModelError, match=r"fetch it by hand and place a\.onnx, b\.onnx in"):
+        pull(model)
+
+
+def test_unknown_and_embedded_names() -> None:
+    with pytest.raises(ModelError, match="choose one of: lite"):
+        models.find("nonesuch")
+    with pytest.raises(ModelError, match="embedded"):
+        pull(models.find("lite"))
+
+
+def test_embedded_weights_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "weights_dir", lambda: tmp_path)
+    with pytest.raises(ModelError, match="missing"):
+        models.embedded("x.bin")
+    (tmp_path / "x.bin").write_bytes(b"one")
+    (tmp_path / "SHA256SUMS").write_text(f"{hashlib.sha256(b'one').hexdigest()}  x.bin\n")
+    assert models.embedded("x.bin") == tmp_path / "x.bin"
+    (tmp_path / "x.bin").write_bytes(b"two")
+    with pytest.raises(ModelError, match="corrupted"):
+        models.embedded("x.bin")
+
+
+def test_every_embedded_model_is_whole() -> None:
+    assert {m.name for m in models.catalogue() if m.url is None} == {"lite", "retinaface"}
+    assert verify(models.find("lite")) is True
