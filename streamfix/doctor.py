@@ -166,7 +166,9 @@ def _weights() -> Iterator[Check]:
 
     for model in catalogue():
         if model.present and verify(model) is False:
-            yield Check("bad", "weights", f"{model.name} differs from its sha256", f"streamfix models pull {model.name}")
+            yield Check(
+                "bad", "weights", f"{model.name} differs from its sha256", f"streamfix models pull {model.name}"
+            )
     here = [m.name for m in catalogue() if m.present]
     yield Check("ok", "weights", f"here: {', '.join(here)}")
 
@@ -174,4 +176,6 @@ def _weights() -> Iterator[Check]:
 def _space() -> Iterator[Check]:
     free = shutil.disk_usage(tempfile.gettempdir()).free
     level: Level = "ok" if free > 1e9 else "note"
-    yield Check(level, "disk", f"{free / 1e9:.1f} GB free in {tempfile.gettempdir()}", "" if level == "ok" else "make room")
+    yield Check(
+        level, "disk", f"{free / 1e9:.1f} GB free in {tempfile.gettempdir()}", "" if level == "ok" else "make room"
+    )

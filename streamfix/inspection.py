@@ -82,7 +82,9 @@ class Inspection:
         for stream in self.facts["media"].get("streams", []):
             known = {"index", "type", "codec"}
             details = ", ".join(f"{k} {v}" for k, v in stream.items() if k not in known and v not in (None, "", {}, []))
-            streams.add_row(str(stream.get("index", "")), str(stream.get("type", "")), str(stream.get("codec", "")), details)
+            streams.add_row(
+                str(stream.get("index", "")), str(stream.get("type", "")), str(stream.get("codec", "")), details
+            )
         console.print(streams)
         if not self.tracks:
             console.print(f"no face in {self.facts['frames']} frames")
@@ -103,19 +105,27 @@ class Inspection:
 
     def save_sheet(self, path: Path) -> None:
         """One row a track: aligned faces at even distances, each with its time. PNG; OutputError where it cannot be written."""
-        rows = [_row(track) for track in self.tracks] or [_label(np.full((40, 400, 3), 32, np.uint8), "no face found", 10, 26)]
+        rows = [_row(track) for track in self.tracks] or [
+            _label(np.full((40, 400, 3), 32, np.uint8), "no face found", 10, 26)
+        ]
         width = max(row.shape[1] for row in rows)
-        sheet = np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=32) for row in rows])
+        sheet = np.concatenate(
+            [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=32) for row in rows]
+        )
         done, data = cv2.imencode(".png", sheet[..., ::-1])
         if not done:
-            raise OutputError(f"the contact sheet of {len(rows)} rows is too large for a PNG; inspect a part with --start and --end")
+            raise OutputError(
+                f"the contact sheet of {len(rows)} rows is too large for a PNG; inspect a part with --start and --end"
+            )
         part = path.with_name(f".{path.name}.part")
         try:
             part.write_bytes(data.tobytes())
             os.replace(part, path)
         except OSError as error:
             part.unlink(missing_ok=True)
-            raise OutputError(f"cannot write {path}: {error.strerror}; choose another place for the contact sheet") from error
+            raise OutputError(
+                f"cannot write {path}: {error.strerror}; choose another place for the contact sheet"
+            ) from error
 
 
 def _label(image: Image, text: str, x: int, y: int) -> Image:

@@ -31,7 +31,8 @@ def decode(path: Path) -> list[av.VideoFrame]:
 def planes(picture: av.VideoFrame) -> list[np.ndarray]:
     """The visible samples of every plane of a planar 8-bit picture."""
     return [
-        np.frombuffer(memoryview(p), np.uint8).reshape(-1, p.line_size)[: p.height, : p.width].copy() for p in picture.planes
+        np.frombuffer(memoryview(p), np.uint8).reshape(-1, p.line_size)[: p.height, : p.width].copy()
+        for p in picture.planes
     ]
 
 
@@ -55,7 +56,9 @@ def write_clip(
         stream.time_base = time_base
         audio = container.add_stream("aac", rate=48000, layout="mono") if sound else None
         for number, image in enumerate(images):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(format=pixel_format)
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(
+                format=pixel_format
+            )
             frame.pts = number if pts is None else pts[number]
             frame.time_base = time_base
             container.mux(stream.encode(frame))

@@ -20,7 +20,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import streamfix
-from streamfix.cli import app, plan, seconds
+from streamfix.cli import app
+from streamfix.cli.common import seconds
+from streamfix.cli.media import plan
 from streamfix.errors import StreamfixError, UsageError
 
 ROOT = Path(streamfix.__file__).resolve().parent.parent

@@ -42,7 +42,12 @@ def facts(path: Path) -> dict[str, object]:
             "rotation": {r for _, r in frames},
             "size": (context.width, context.height),
             "sample aspect": video.sample_aspect_ratio or 1,
-            "tags": (int(context.color_range), int(context.colorspace), int(context.color_primaries), int(context.color_trc)),
+            "tags": (
+                int(context.color_range),
+                int(context.colorspace),
+                int(context.color_primaries),
+                int(context.color_trc),
+            ),
             "packets": sorted((len(p), hashlib.sha256("".join(p).encode()).hexdigest()) for p in packets.values()),
         }
 
@@ -81,7 +86,10 @@ def elsewhere(source: Path, output: Path, watch: Watch) -> tuple[float, int]:
             if other.format.name.replace("yuvj", "yuv") != picture.format.name.replace("yuvj", "yuv"):
                 other = other.reformat(format=picture.format.name)
             for one, two in zip(picture.planes, other.planes, strict=True):
-                a, b = (np.frombuffer(memoryview(p), np.uint8).reshape(-1, p.line_size)[: p.height, : p.width] for p in (one, two))
+                a, b = (
+                    np.frombuffer(memoryview(p), np.uint8).reshape(-1, p.line_size)[: p.height, : p.width]
+                    for p in (one, two)
+                )
                 keep = np.ones(a.shape, bool)
                 for x0, y0, x1, y1 in watch.boxes[frame.index]:
                     sx, sy = picture.width / a.shape[1], picture.height / a.shape[0]
@@ -102,7 +110,9 @@ def main() -> int:
     pipeline = load_pipeline()
     bad = 0
     for source in sorted(p for p in options.folder.iterdir() if p.suffix.lower() != ".md"):
-        suffix = options.suffix or (".mkv" if options.codec == "ffv1" and source.suffix not in IMAGES else source.suffix)
+        suffix = options.suffix or (
+            ".mkv" if options.codec == "ffv1" and source.suffix not in IMAGES else source.suffix
+        )
         target = options.out / (source.stem + suffix)
         try:
             import streamfix.pipeline
@@ -124,13 +134,20 @@ def main() -> int:
         exact = ours["pts"] == theirs["pts"]
         if not exact and not ticks_equal(ours["pts"], theirs["pts"], unit):  # type: ignore[arg-type]
             wrong.append("pts")
-        words = [f"{report.frames} frames", f"{report.faces} faces", f"{len(report.tracks)} tracks", f"{report.fps:.1f} fps"]
+        words = [
+            f"{report.frames} frames",
+            f"{report.faces} faces",
+            f"{len(report.tracks)} tracks",
+            f"{report.fps:.1f} fps",
+        ]
         words.append("pts exact" if exact else f"pts to the tick of {unit} s")
         if options.codec == "ffv1":
             worst, compared = elsewhere(source, target, watch)
             words.append(f"elsewhere differs by {worst:g} over {compared / 1e6:.0f} M samples")
             wrong += ["elsewhere"] if worst else []
-        print(f"{'ok' if not wrong else 'DIFFERS in ' + ', '.join(wrong)} {source.name}: {', '.join(words)}", flush=True)
+        print(
+            f"{'ok' if not wrong else 'DIFFERS in ' + ', '.join(wrong)} {source.name}: {', '.join(words)}", flush=True
+        )
         for key in wrong:
             if key in ours and key != "pts":
                 print(f"    {key}: {ours[key]} -> {theirs[key]}")

@@ -1,0 +1,50 @@
+"""The command line: every command parses its options, calls the library, and tells errors in one sentence.
+
+Exit codes: 0 done, 1 the job failed, 2 the call was wrong, 130 interrupted. Heavy modules are imported inside the commands, so that
+`--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from streamfix import __version__
+from streamfix.cli.common import out
+from streamfix.cli.machine import doctor, models_app
+from streamfix.cli.media import enhance, inspect
+
+app = typer.Typer(
+    name="streamfix",
+    help="Faces in video and live streams, restored without flicker.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(enhance)
+app.command()(inspect)
+app.add_typer(models_app, name="models")
+app.command()(doctor)
+
+
+@app.callback(invoke_without_command=True)
+def common(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    """Faces in video and live streams, restored without flicker."""
+    if version:
+        out.print(f"streamfix {__version__}", highlight=False)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point. SIGTERM unwinds like Ctrl-C, so that no half file stays behind."""
+
+    def leave(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    app()

@@ -1,0 +1,86 @@
+"""What every command shares: consoles, errors in one sentence, times, progress."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from streamfix.errors import StreamfixError, UsageError
+
+if TYPE_CHECKING:
+    from streamfix.pipeline import Report
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+out = Console()
+err = Console(stderr=True)
+
+
+def told(command: C) -> C:
+    """Tell a StreamfixError in one sentence and leave with its exit code; everything else is a bug and shows its trace."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except StreamfixError as error:
+            err.print(f"[red]error:[/] {plain(error)}", highlight=False, soft_wrap=True)
+            raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
+
+    return wrapper  # type: ignore[return-value]  # functools.wraps keeps the signature that typer reads
+
+
+def plain(text: object) -> str:
+    """Text for rich without its markup being read."""
+    return str(text).replace("[", r"\[")
+
+
+def seconds(text: str | None) -> float | None:
+    """A time such as 12.5, 1:02.5 or 01:02:03 in seconds."""
+    if text is None:
+        return None
+    if not re.fullmatch(r"(\d+:){0,2}\d+(\.\d*)?", text):
+        raise UsageError(f"{text!r} is not a time; write seconds (12.5) or hours:minutes:seconds (0:01:02.5)")
+    total = 0.0
+    for part in text.split(":"):
+        total = total * 60 + float(part)
+    return total
+
+
+@contextmanager
+def job_progress(source: Path, start: float | None, end: float | None) -> Iterator[Callable[[Report], None]]:
+    """A progress bar on a terminal; elsewhere silence, the summary says it all."""
+    from streamfix.media.source import open_source
+
+    with open_source(source, start=start, end=end) as opened:
+        total = opened.frames
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("frames · {task.fields[faces]} faces · {task.fields[fps]:.1f} fps"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    ) as bar:
+        task = bar.add_task(plain(source.name), total=total, faces=0, fps=0.0)
+        yield lambda report: bar.update(task, completed=report.frames, faces=report.faces, fps=report.fps)

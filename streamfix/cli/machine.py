@@ -1,0 +1,78 @@
+"""`streamfix models` and `streamfix doctor`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.table import Table
+
+from streamfix.cli.common import err, out, plain, told
+
+models_app = typer.Typer(help="Weights: list, pull, verify.", no_args_is_help=True)
+
+
+@models_app.command("list")
+@told
+def models_list() -> None:
+    """List every model with its size, licence, and place."""
+    from streamfix.models import catalogue
+
+    table = Table("name", "kind", "size", "licence", "where")
+    for model in catalogue():
+        size = f"{model.size / 1e6:.1f} MB" if model.present else "-"
+        where = str(model.path) if model.present else f"not here; streamfix models pull {model.name}"
+        table.add_row(model.name, model.kind, size, model.licence, plain(where))
+    out.print(table)
+
+
+@models_app.command("pull")
+@told
+def models_pull(name: Annotated[str, typer.Argument(help="A name from `streamfix models list`.")]) -> None:
+    """Download a model; an interrupted download goes on where it broke off."""
+    from streamfix.models import find, pull
+
+    model = find(name)
+    err.print(f"licence of {model.name}: {model.licence}", highlight=False)
+    with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), console=err, transient=True) as bar:
+        task = bar.add_task(model.name, total=None)
+        pull(model, lambda done, total: bar.update(task, completed=done, total=total or None))
+    out.print(f"{model.name} is in {model.path}", highlight=False, markup=False, soft_wrap=True)
+
+
+@models_app.command("verify")
+@told
+def models_verify() -> None:
+    """Compare every model on this machine with its sha256."""
+    from streamfix.errors import ModelError
+    from streamfix.models import catalogue, verify
+
+    broken = []
+    for model in catalogue():
+        if not model.present:
+            continue
+        result = verify(model)
+        word = {True: "[green]ok[/]", False: "[red]differs[/]", None: "[yellow]no sha256 recorded[/]"}[result]
+        out.print(f"{model.name}: {word}", highlight=False)
+        if result is False:
+            broken.append(model.name)
+    if broken:
+        raise ModelError(
+            f"{', '.join(broken)} differ from what was shipped; pull them again or install streamfix again"
+        )
+
+
+@told
+def doctor() -> None:
+    """Say what runs where on this machine, with a remedy for each problem."""
+    from streamfix.doctor import examine
+
+    checks = examine()
+    table = Table("", "what", "state", "remedy")
+    marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "bad": "[red]bad[/]"}
+    for check in checks:
+        table.add_row(marks[check.level], check.what, plain(check.state), plain(check.remedy))
+    out.print(table)
+    if any(check.level == "bad" for check in checks):
+        raise typer.Exit(1)
