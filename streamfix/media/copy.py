@@ -1,0 +1,247 @@
+"""Every stream but the restored one, packet for packet, in step with the video."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import av
+import av.container
+import av.error
+import av.stream
+
+from streamfix.errors import OutputError, UsageError
+from streamfix.media.facts import codec_name
+from streamfix.media.video import Timeline, is_cover, open_container
+
+if TYPE_CHECKING:
+    Packet = av.Packet[av.stream.Stream]
+
+_KINDS = {"audio": "audio", "subtitles": "subtitle", "data": "data", "attachments": "attachment", "video": "video"}
+_MATROSKA = {"matroska"}
+_EQUAL_STAMPS = {"matroska", "webm", "mpegts"}
+_MOV = {"mov", "mp4", "ipod", "3gp", "3g2", "psp", "f4v"}
+# what MPEG-TS can carry so that it is found again; FFmpeg writes anything else as nameless private data
+_TRANSPORT = {"mp2", "mp3", "mp1", "aac", "aac_latm", "ac3", "eac3", "dts", "truehd", "opus", "s302m"}
+_TRANSPORT |= {"dvb_subtitle", "dvb_teletext", "hdmv_pgs_subtitle", "klv", "timed_id3", "scte_35"}
+_TRANSPORT |= {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"}
+_COVER_TYPES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
+
+
+def kind(stream: av.stream.Stream) -> str:
+    """Kind of a stream as --drop names it; cover art counts as an attachment."""
+    if is_cover(stream):
+        return "attachments"
+    return next((name for name, value in _KINDS.items() if value == stream.type), "data")
+
+
+class StreamCopier:
+    """Copies packets from its own demuxer to an output, as far in time as the video has got.
+
+    video: index of the stream that is left to the encoder. drop: kinds of streams, or their indexes, to leave out.
+    """
+
+    def __init__(self, path: Path, output: av.container.OutputContainer, *, video: int, drop: Collection[str]) -> None:
+        self._path, self._output = path, output
+        self._input = open_container(path)
+        self._video = video
+        self._targets: dict[int, av.stream.Stream] = {}
+        self._timelines: dict[int, Timeline] = {}
+        self._packets: Iterator[Packet] | None = None
+        self._next: Packet | None = None
+        self._shift = Fraction(0)
+        self._begin: Fraction | None = None
+        self._end: Fraction | None = None
+        self._done: set[int] = set()
+        self._dropped = self._choose(drop)
+
+    def _choose(self, drop: Collection[str]) -> set[int]:
+        dropped: set[int] = set()
+        streams = list(self._input.streams)
+        for word in drop:
+            if word in _KINDS:
+                dropped |= {s.index for s in streams if kind(s) == word}
+            elif word.isdecimal() and int(word) < len(streams):
+                dropped.add(int(word))
+            else:
+                words = ", ".join(_KINDS)
+                raise UsageError(f"cannot drop {word!r}: name {words}, or a stream from 0 to {len(streams) - 1}")
+        if str(self._video) in drop:
+            raise UsageError(f"stream {self._video} is the video to restore and cannot be dropped")
+        return dropped - {self._video}
+
+    def before(self) -> list[av.stream.Stream]:
+        """Streams to copy that come before the video in the file, so that the order is kept."""
+        return [s for s in self._wanted() if s.index < self._video]
+
+    def after(self) -> list[av.stream.Stream]:
+        """Streams to copy that come after the video."""
+        return [s for s in self._wanted() if s.index > self._video]
+
+    def _wanted(self) -> list[av.stream.Stream]:
+        out = []
+        chapters = bool(self._input.chapters())
+        mov = self._output.format.name in _MOV
+        for stream in self._input.streams:
+            if stream.index in self._dropped or stream.index == self._video:
+                continue
+            # a QuickTime chapter track is read as chapters, a timecode track as a tag: both are written anew from those
+            hidden = stream.type == "data" and stream.discard == av.stream.Discard.all and chapters
+            if hidden or (stream.type == "data" and "timecode" in stream.metadata and mov):
+                continue
+            out.append(stream)
+        return out
+
+    def check(self) -> None:
+        """Raise OutputError naming every stream that the container cannot hold, and what to do about it."""
+        bad = [s for s in self._wanted() if not self._fits(s)]
+        if not bad:
+            return
+        suffix = Path(self._output.name).suffix
+        words = [f"stream {s.index} ({s.type}, {codec_name(s)})" for s in bad]
+        kinds = sorted({kind(s) for s in bad})
+        raise OutputError(
+            f"{suffix} ({self._output.format.name}) cannot hold {' and '.join(words)}; "
+            f"write .mkv instead, or leave out with {' '.join(f'--drop {k}' for k in kinds)}"
+        )
+
+    def _fits(self, stream: av.stream.Stream) -> bool:
+        """Try the stream alone: the muxer itself says whether it takes it."""
+        form = self._output.format.name
+        if stream.type == "attachment" or (is_cover(stream) and form in _MATROSKA):
+            return form in _MATROSKA and (stream.type == "attachment" or codec_name(stream) in _COVER_TYPES)
+        if is_cover(stream) and form not in _MOV:
+            return False
+        if form == "mpegts" and codec_name(stream) not in _TRANSPORT:
+            return False
+        try:
+            trial = av.open(io.BytesIO(), "w", format=form)
+            trial.add_stream_from_template(stream, opaque=True)
+            trial.start_encoding()
+            trial.close()
+        except (ValueError, av.error.FFmpegError):
+            return False
+        return True
+
+    def add(self, stream: av.stream.Stream) -> None:
+        """Give the output a stream like this one."""
+        if is_cover(stream) and self._output.format.name in _MATROSKA:
+            name, mime = _COVER_TYPES[codec_name(stream)]
+            data = next((bytes(p) for p in self._input.demux(stream) if p.size), b"")
+            attached = self._output.add_attachment(
+                stream.metadata.get("filename", name), stream.metadata.get("mimetype", mime), data
+            )
+            self._describe(stream, attached)
+            self._input.seek(0)
+            return
+        target = self._output.add_stream_from_template(stream, opaque=True)
+        self._describe(stream, target)
+        if stream.type != "attachment":
+            self._targets[stream.index] = target
+            # muxers refuse equal time stamps, except these, and except for text and data
+            lenient = self._output.format.name in _EQUAL_STAMPS or stream.type in ("subtitle", "data")
+            self._timelines[stream.index] = Timeline(stream.time_base or Fraction(1, 1000), strict=not lenient)
+
+    @staticmethod
+    def _describe(stream: av.stream.Stream, target: av.stream.Stream) -> None:
+        target.metadata.update(stream.metadata)
+        target.disposition = stream.disposition
+
+    def chapters(self, shift: Fraction, begin: Fraction | None, end: Fraction | None) -> None:
+        """Copy the chapters, moved and cut to the range."""
+        out = []
+        for chapter in self._input.chapters():
+            base = chapter["time_base"] or Fraction(1, 1000)
+            first, last = chapter["start"] * base, chapter["end"] * base
+            if (begin is not None and last <= begin) or (end is not None and first >= end):
+                continue
+            first = max(first, begin) if begin is not None else first
+            last = min(last, end) if end is not None else last
+            moved = dict(chapter)
+            moved["start"], moved["end"] = round((first - shift) / base), round((last - shift) / base)
+            moved["time_base"] = base
+            out.append(moved)
+        if out:
+            self._output.set_chapters(out)  # type: ignore[arg-type]  # plain dictionaries of the same keys
+
+    def start(self, *, shift: Fraction, begin: Fraction | None, end: Fraction | None) -> None:
+        """Begin to read. shift: seconds subtracted from every time stamp; begin, end: the range to copy, as time stamps."""
+        self._shift, self._begin, self._end = shift, begin, end
+        if not self._targets:
+            return
+        for stream in self._input.streams:
+            if stream.index not in self._targets:
+                stream.discard = av.stream.Discard.all
+        if begin is not None:
+            try:
+                self._input.seek(int((begin - 1) * av.time_base), backward=True)
+            except av.error.FFmpegError:
+                self._input.seek(0)
+        self._packets = self._input.demux([self._input.streams[i] for i in self._targets])
+        self._next = self._fetch()
+
+    def advance(self, until: Fraction | None) -> None:
+        """Write every packet due up to that time of the output (seconds); all that is left for None."""
+        while self._next is not None and (until is None or self._due(self._next) <= until):
+            packet, self._next = self._next, None
+            index = packet.stream_index
+            packet.stream = self._targets[index]
+            try:
+                self._output.mux_one(packet)
+            except ValueError as error:
+                raise OutputError(
+                    f"stream {index} of {self._path} cannot be copied into {Path(self._output.name).suffix} "
+                    f"({error}); write .mkv instead, or leave it out with --drop {index}"
+                ) from error
+            self._next = self._fetch()
+
+    @staticmethod
+    def _due(packet: Packet) -> Fraction:
+        return Fraction(packet.dts or 0) * packet.time_base
+
+    def _fetch(self) -> Packet | None:
+        """The next packet to copy, with its time stamps in the output's time."""
+        assert self._packets is not None
+        while True:
+            try:
+                packet = next(self._packets, None)
+            except av.error.FFmpegError:
+                return None
+            if packet is None:
+                return None
+            if packet.stream_index not in self._targets or not packet.size:
+                continue
+            stamp = packet.dts if packet.dts is not None else packet.pts
+            timeline = self._timelines[packet.stream_index]
+            if stamp is None:
+                stamp = 0 if timeline.last is None else timeline.last + timeline.step
+            cover = is_cover(packet.stream)
+            seconds = (packet.pts if packet.pts is not None else stamp) * packet.time_base
+            if not cover and self._begin is not None and seconds < self._begin:
+                continue
+            if not cover and self._end is not None and seconds >= self._end:
+                if self._all_past_end(packet.stream_index):
+                    return None
+                continue
+            rising = timeline(stamp)
+            moved = round(self._shift / packet.time_base)
+            late = rising - stamp
+            packet.pts = (packet.pts if packet.pts is not None else stamp) + late - moved
+            packet.dts = rising - moved
+            if cover:
+                packet.pts = packet.dts = 0
+            packet.pts = max(packet.pts, packet.dts)
+            return packet
+
+    def _all_past_end(self, index: int) -> bool:
+        """Note that a stream has passed the end; True when every one has."""
+        self._done.add(index)
+        sparse = {i for i in self._targets if self._input.streams[i].type not in ("audio", "video")}
+        return self._done | sparse >= set(self._targets)
+
+    def close(self) -> None:
+        """Let go of the source file."""
+        self._input.close()

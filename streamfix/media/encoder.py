@@ -1,0 +1,123 @@
+"""Which encoder, in which pixel format, with which options."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import av
+import av.codec
+from av.codec.codec import UnknownCodecError, find_best_pix_fmt_of_list
+
+from streamfix.errors import OutputError, UsageError
+from streamfix.media.base import ColorTags, HdrMetadata
+
+CODECS = {"h264": "libx264", "hevc": "libx265", "h265": "libx265", "av1": "libsvtav1", "ffv1": "ffv1"}
+"""Short names -> FFmpeg encoders. Any other encoder goes by FFmpeg's own name (h264_nvenc ...)."""
+
+_CRF = {
+    "libx264": 18,
+    "libx265": 20,
+    "libsvtav1": 26,
+    "mpeg2video": 18,
+}  # visually close to lossless, in each one's scale
+_CRF_MAX = {"libsvtav1": 63}
+_PRESET = {"libx264": "veryfast", "libx265": "fast", "libsvtav1": "8"}
+_X26X = ["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo"]
+_PRESETS = {"libx264": _X26X, "libx265": _X26X, "libsvtav1": [str(n) for n in range(14)]}
+_SURFACES = {"cuda", "vaapi", "qsv", "d3d11", "d3d12", "dxva2_vld", "drm_prime", "videotoolbox_vld", "vulkan", "amf"}
+_UNTIL_SIZES_ARE_EVEN = {"libx264", "libx265", "libsvtav1", "mpeg2video"}
+
+
+def find_encoder(name: str) -> av.codec.Codec:
+    """FFmpeg's encoder for a short name or its own name; OutputError names the ones there are."""
+    try:
+        codec = av.codec.Codec(CODECS.get(name, name), "w")
+        if codec.type == "video":
+            return codec
+    except UnknownCodecError:
+        pass
+    raise OutputError(
+        f"there is no video encoder called {name!r} in this FFmpeg; choose h264, hevc, av1, ffv1 or an FFmpeg encoder name"
+    )
+
+
+def options(encoder: str, *, crf: int | None, preset: str | None) -> dict[str, str]:
+    """Rate control and speed of an encoder; crf in the encoder's own scale. UsageError outside of it."""
+    top = _CRF_MAX.get(encoder, 51)
+    if crf is not None and not 0 <= crf <= top:
+        raise UsageError(f"{encoder} takes a crf from 0 (best) to {top}, not {crf}")
+    known = _PRESETS.get(encoder)
+    if preset is not None and known is not None and preset not in known:
+        raise UsageError(f"{encoder} has no preset {preset!r}; choose one of: {', '.join(known)}")
+    if encoder == "ffv1":
+        return {"level": "3", "slicecrc": "1", "g": "1"}
+    out: dict[str, str] = {}
+    value = str(crf if crf is not None else _CRF.get(encoder, 19))
+    if encoder in ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "libvpx", "libaom-av1", "libx264rgb"):
+        out["crf"] = value
+    elif encoder.endswith("_nvenc"):
+        out |= {"rc": "vbr", "cq": value, "preset": "p5"}
+    elif encoder.endswith("_qsv"):
+        out |= {"global_quality": value}
+    elif encoder.endswith("_amf"):
+        out |= {"rc": "cqp", "qp_i": value, "qp_p": value}
+    elif encoder.endswith("_videotoolbox"):
+        out["q:v"] = str(max(100 - 2 * int(value), 1))
+    speed = preset if preset is not None else _PRESET.get(encoder)
+    if speed is not None and encoder != "mpeg2video":
+        out["preset"] = speed
+    return out
+
+
+def quantiser(crf: int | None) -> int:
+    """MPEG-2's scale (2 best ... 31) for a crf of x264's."""
+    return min(max(round(((18 if crf is None else crf) - 12) / 3), 1), 31)
+
+
+def pixel_format(name: str, codec: av.codec.Codec, width: int, height: int) -> str:
+    """The encoder's pixel format that holds `name` without loss, or with the least FFmpeg knows of.
+
+    H.264, H.265 and MPEG-2 cannot hold an odd width or height with chroma at half resolution: there chroma is stored at full
+    resolution (4:4:4), which keeps every luma sample and the size, where padding would change the picture. AV1 stays 4:2:0.
+    """
+    offered = [f.name for f in codec.video_formats or [] if f.name not in _SURFACES]
+    if not offered:
+        return name
+    if codec.name in _UNTIL_SIZES_ARE_EVEN:
+        fitting = [f for f in offered if fits(f, width, height)]
+        offered = fitting or offered
+    plain = name.replace("yuvj", "yuv")
+    for candidate in (name, plain):
+        if candidate in offered:
+            return candidate
+    usable = [f for f in offered if not f.startswith("yuvj")] or offered
+    best, _ = find_best_pix_fmt_of_list(usable, plain)
+    return best.name if best is not None else usable[0]
+
+
+def fits(name: str, width: int, height: int) -> bool:
+    """Whether a picture of that size divides into the format's chroma samples."""
+    picture = av.VideoFormat(name, 4, 4)
+    return all(width * c.width % 4 == 0 and height * c.height % 4 == 0 for c in picture.components)
+
+
+def hdr_options(encoder: str, hdr: HdrMetadata, tags: ColorTags) -> dict[str, str]:
+    """Options that write mastering display and content light metadata into the stream; {} where the encoder cannot."""
+    parts = []
+    floats = encoder == "libsvtav1"
+
+    def number(value: Fraction, unit: int) -> str:
+        return f"{float(value):.8g}" if floats else str(round(value * unit))
+
+    if hdr.primaries and hdr.white and hdr.luminance:
+        red, green, blue = hdr.primaries
+        points = {"G": green, "B": blue, "R": red, "WP": hdr.white}
+        text = "".join(f"{k}({number(x, 50000)},{number(y, 50000)})" for k, (x, y) in points.items())
+        low, high = hdr.luminance
+        key = {"libx265": "master-display"}.get(encoder, "mastering-display")
+        parts.append(f"{key}={text}L({number(high, 10000)},{number(low, 10000)})")
+    if hdr.content_light:
+        key = {"libx264": "cll", "libx265": "max-cll"}.get(encoder, "content-light")
+        parts.append(f"{key}={hdr.content_light[0]},{hdr.content_light[1]}")
+    name = {"libx264": "x264-params", "libx265": "x265-params", "libsvtav1": "svtav1-params"}.get(encoder)
+    return {name: ":".join(parts)} if name and parts else {}

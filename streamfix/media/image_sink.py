@@ -1,0 +1,184 @@
+"""Images out: each under its own name, with the EXIF and the colour profile of the one it came from."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, PngImagePlugin
+
+from streamfix._cv2 import cv2
+from streamfix.errors import OutputError
+from streamfix.media.base import Sink
+from streamfix.media.images import IMAGE_SUFFIXES, ImageSource, Picture, read_picture
+from streamfix.media.part import explain, part_of, prepare
+from streamfix.types import Frame
+
+_log = logging.getLogger(__name__)
+
+_KEPT = {"gray", "rgb24", "rgba", "gray16le", "rgb48le", "rgba64le"}
+_DEEP_SUFFIXES = {".png", ".tif", ".tiff"}
+_ALPHA_SUFFIXES = {".png", ".webp", ".tif", ".tiff", ".avif", ".jp2"}
+JPEG_QUALITY = 95
+
+
+class ImageSink(Sink):
+    """One image to a file, or many into a folder; the suffix chooses the format, many keep theirs.
+
+    All of them lie in a hidden place beside the output until the end, so that an interrupted run leaves nothing.
+    """
+
+    encoder = "image"
+
+    def __init__(self, path: Path, *, like: ImageSource, overwrite: bool, tags: Mapping[str, str]) -> None:
+        self.path, self._like, self._tags = path, like, dict(tags)
+        several = len(like.files) > 1
+        self._folder = several or path.is_dir() or not path.suffix
+        if several and path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
+            raise OutputError(f"{len(like.files)} images do not fit into the one file {path}; name a folder")
+        if self._folder:
+            self._targets = [path / name for name in like.names]
+        else:
+            if path.suffix.lower() not in IMAGE_SUFFIXES:
+                raise OutputError(f"{path} is no image file and no folder; an image goes to .png, .jpg, .webp or .tif")
+            self._targets = [path]
+        if path.is_file() and self._folder:
+            raise OutputError(f"{path} is a file; name a folder for the images")
+        for target, source in zip(self._targets, like.files, strict=True):
+            prepare(target, source=source, overwrite=overwrite, touch=False)
+        self._fresh = self._folder and not path.exists()
+        self._stage = part_of(path)
+        try:
+            shutil.rmtree(self._stage, ignore_errors=True)
+            self._stage.mkdir(parents=True)
+        except OSError as error:
+            raise OutputError(explain(error, path)) from error
+
+    def write(self, frame: Frame) -> None:
+        """Encode one picture into the hidden folder; raises OutputError."""
+        target = self._targets[frame.index]
+        staged = self._stage / f"{frame.index}{target.suffix}"
+        original = read_picture(self._like.files[frame.index])
+        picture = frame.picture
+        pixels = picture.to_ndarray() if picture.format.name in _KEPT else picture.to_ndarray(format="rgb24")
+        try:
+            self._save(staged, pixels, original, target)
+        except (OSError, ValueError, KeyError, cv2.error) as error:
+            raise OutputError(explain(error, target)) from error
+        self.written += 1
+
+    def _save(self, staged: Path, pixels: npt.NDArray[Any], like: Picture, target: Path) -> None:
+        suffix = target.suffix.lower()
+        if pixels.ndim == 3 and pixels.shape[2] == 4 and suffix not in _ALPHA_SUFFIXES:
+            raise OutputError(f"{target} cannot hold the transparency of its input; choose .png or .webp")
+        if pixels.dtype == np.uint16 and suffix not in _DEEP_SUFFIXES:
+            _log.warning("%s: 16 bits a channel become 8, which is all that %s holds", target, suffix)
+            pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        if pixels.dtype == np.uint16 and pixels.ndim == 3:
+            self._save_deep(staged, pixels, like, suffix)
+            return
+        image = Image.fromarray(pixels)
+        if like.mode == "LA" and image.mode == "RGBA" and suffix in (".png", ".tif", ".tiff"):
+            image = image.convert("LA")
+        image.save(staged, **self._options(suffix, like))
+
+    def _options(self, suffix: str, like: Picture) -> dict[str, Any]:
+        """Arguments of Pillow's save for that format."""
+        out: dict[str, Any] = {}
+        if like.exif:
+            out["exif"] = like.exif
+        if like.icc:
+            out["icc_profile"] = like.icc
+        note = "; ".join(f"{key}: {value}" for key, value in self._tags.items())
+        if suffix in (".jpg", ".jpeg", ".jpe"):
+            out |= {"quality": JPEG_QUALITY, "subsampling": 0, "optimize": True}
+            if note:
+                out["comment"] = note
+            if like.xmp:
+                out["xmp"] = like.xmp
+        elif suffix == ".png":
+            text = PngImagePlugin.PngInfo()
+            for key, value in self._tags.items():
+                text.add_itxt(key, value)
+            out["pnginfo"] = text
+        elif suffix == ".webp":
+            lossless = like.format in ("PNG", "BMP", "PPM")
+            out |= {"quality": JPEG_QUALITY, "method": 4, "lossless": lossless, "exact": True}
+            if like.xmp or note:
+                out["xmp"] = like.xmp or _xmp(note)
+        elif suffix in (".tif", ".tiff"):
+            out["compression"] = "tiff_lzw"
+            if note and not like.exif:
+                out["description"] = note
+        if like.dpi and suffix in (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"):
+            out["dpi"] = like.dpi
+        return out
+
+    def _save_deep(self, staged: Path, pixels: npt.NDArray[np.uint16], like: Picture, suffix: str) -> None:
+        """16 bits for each of several channels: OpenCV encodes, and the chunks it does not know are added."""
+        swap = cv2.COLOR_RGBA2BGRA if pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR
+        ok, data = cv2.imencode(suffix, cv2.cvtColor(pixels, swap))
+        if not ok:
+            raise OutputError(f"{suffix} cannot hold this picture; choose .png")
+        encoded = bytes(data)
+        if suffix == ".png":
+            encoded = _with_chunks(encoded, like, self._tags)
+        elif like.exif or like.icc:
+            _log.warning("a 16-bit TIFF is written without EXIF and colour profile; choose .png to keep them")
+        staged.write_bytes(encoded)
+
+    def finish(self) -> None:
+        """Move every picture to its place; raises OutputError."""
+        if not self.written:
+            raise OutputError(f"none of the images for {self.path} was written")
+        try:
+            for index, target in enumerate(self._targets):
+                staged = self._stage / f"{index}{target.suffix}"
+                if staged.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(staged, target)
+        except OSError as error:
+            raise OutputError(explain(error, self.path)) from error
+        shutil.rmtree(self._stage, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Remove the hidden folder."""
+        shutil.rmtree(self._stage, ignore_errors=True)
+        if self._fresh and self.path.is_dir() and not any(self.path.iterdir()):
+            self.path.rmdir()
+
+
+def _xmp(note: str) -> bytes:
+    """A minimal XMP packet with a description."""
+    escaped = note.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:description><rdf:Alt>'
+        f'<rdf:li xml:lang="x-default">{escaped}</rdf:li></rdf:Alt></dc:description></rdf:Description></rdf:RDF></x:xmpmeta>'
+    ).encode()
+
+
+def _with_chunks(png: bytes, like: Picture, tags: Mapping[str, str]) -> bytes:
+    """A PNG with profile, EXIF and text added right after its header (PNG specification, third edition, 11.3)."""
+    chunks = b""
+    if like.icc:
+        chunks += _chunk(b"iCCP", b"icc\0\0" + zlib.compress(like.icc))
+    if like.dpi:
+        chunks += _chunk(b"pHYs", struct.pack(">IIB", *(round(d / 0.0254) for d in like.dpi), 1))
+    if like.exif:
+        chunks += _chunk(b"eXIf", like.exif.removeprefix(b"Exif\0\0"))
+    for key, value in tags.items():
+        chunks += _chunk(b"iTXt", key.encode("latin-1", "replace") + b"\0\0\0\0\0" + value.encode())
+    return png[:33] + chunks + png[33:]  # 8 bytes of signature and the 25 of IHDR
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,0 +1,264 @@
+"""Images as frames: orientation applied once, depth, alpha, EXIF and ICC kept."""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from streamfix._cv2 import cv2
+from streamfix.errors import InputError
+from streamfix.media.base import Source
+from streamfix.types import Facts, Frame
+
+_log = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".jp2", ".avif"}
+)
+
+_ORIENTATION = 0x0112
+_DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298, 0x8769, 0x8825)  # of TIFF: what is not layout
+_FORMATS = {("u1", 1): "gray", ("u1", 3): "rgb24", ("u1", 4): "rgba"}
+_FORMATS |= {("u2", 1): "gray16le", ("u2", 3): "rgb48le", ("u2", 4): "rgba64le"}
+_MOVES: dict[int, Any] = {  # EXIF orientation -> what makes the picture stand upright
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: np.swapaxes(a, 0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(np.swapaxes(a, 0, 1), 2),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A decoded image: pixels (H, W) or (H, W, 3|4), uint8 or uint16, upright, and what travels with them.
+
+    mode: Pillow's name of the stored mode. exif: the stored bytes with orientation 1. icc: the colour profile of `pixels`.
+    """
+
+    pixels: npt.NDArray[Any]
+    format: str
+    mode: str
+    exif: bytes | None = None
+    icc: bytes | None = None
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+
+    def frame(self) -> av.VideoFrame:
+        """The pixels as gray, rgb24, rgba, gray16le, rgb48le or rgba64le."""
+        channels = 1 if self.pixels.ndim == 2 else self.pixels.shape[2]
+        name = _FORMATS[self.pixels.dtype.str[1:], channels]
+        return av.VideoFrame.from_ndarray(np.ascontiguousarray(self.pixels), format=name)
+
+
+def images_in(files: Iterable[Path]) -> list[Path]:
+    """Those with an image's suffix."""
+    return [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def upright_exif(exif: bytes) -> bytes:
+    """The same EXIF block with orientation 1 (upright); every other byte, maker notes included, stays."""
+    head = 6 if exif.startswith(b"Exif\0\0") else 0
+    order = {b"II": "<", b"MM": ">"}.get(exif[head : head + 2])
+    if order is None or len(exif) < head + 8:
+        return exif
+    out = bytearray(exif)
+    try:
+        at = head + struct.unpack_from(order + "I", exif, head + 4)[0]
+        (count,) = struct.unpack_from(order + "H", exif, at)
+        for entry in range(at + 2, at + 2 + 12 * count, 12):
+            if struct.unpack_from(order + "HHI", exif, entry) == (_ORIENTATION, 3, 1):
+                struct.pack_into(order + "H", out, entry + 8, 1)
+    except struct.error:  # a block that ends early has no readable orientation either
+        return exif
+    return bytes(out)
+
+
+def read_picture(path: Path) -> Picture:
+    """Decode one image. Raises InputError with one sentence when that is impossible or would lose pages or depth."""
+    if not path.exists():
+        raise InputError(f"there is no file {path}; check the path")
+    try:
+        if path.stat().st_size == 0:
+            raise InputError(f"{path} is empty (0 bytes); copy it again")
+        with Image.open(path) as image:
+            return _read(path, image)
+    except PermissionError as error:
+        raise InputError(f"{path} cannot be read: permission denied; change its permissions") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path} is not an image, whatever its name says; give a real one") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path} has too many pixels to be decoded safely; scale it down first") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise InputError(f"{path} is a damaged image ({error}); copy it again") from error
+
+
+def _read(path: Path, image: Image.Image) -> Picture:
+    pages = getattr(image, "n_frames", 1)
+    if pages > 1 and image.format != "MPO":  # an MPO is a JPEG with previews behind it
+        raise InputError(f"{path} holds {pages} pictures; split it, or convert an animation to a video first")
+    mode, info = image.mode, image.info
+    exif, icc, xmp = info.get("exif"), info.get("icc_profile"), info.get("xmp")
+    deep = _is_deep_color(path, image)
+    if image.format == "TIFF":
+        exif = _tiff_exif(image)
+    orientation = int(image.getexif().get(_ORIENTATION, 1))
+    pixels: Any
+    if deep:
+        pixels = _MOVES.get(orientation, lambda a: a)(_read_deep(path))
+    else:
+        pixels, icc = _pixels(path, ImageOps.exif_transpose(image), icc)
+    dpi = info.get("dpi")
+    return Picture(
+        pixels=pixels,
+        format=str(image.format),
+        mode=mode,
+        exif=upright_exif(exif) if exif else None,
+        icc=icc or None,
+        xmp=xmp if isinstance(xmp, bytes) and orientation == 1 else None,  # XMP may repeat the orientation
+        dpi=(float(dpi[0]), float(dpi[1])) if dpi else None,
+    )
+
+
+def _pixels(path: Path, image: Image.Image, icc: bytes | None) -> tuple[npt.NDArray[Any], bytes | None]:
+    """Pixels of what Pillow holds at full depth, and the profile that still fits them."""
+    mode = image.mode
+    if mode.startswith("I;16"):
+        return np.asarray(image).astype("<u2"), icc
+    if mode in ("I", "F"):
+        raise InputError(f"{path} has 32-bit samples; convert it to 16 bits per channel first")
+    if mode in ("L", "RGB", "RGBA"):
+        if mode != "RGBA" and "transparency" in image.info:
+            return np.asarray(image.convert("RGBA")), icc
+        return np.asarray(image), icc
+    if mode == "1":
+        return np.asarray(image.convert("L")), icc
+    if mode == "P":
+        return np.asarray(image.convert("RGBA" if "transparency" in image.info else "RGB")), icc
+    if mode in ("LA", "La", "PA", "RGBa"):
+        return np.asarray(image.convert("RGBA")), icc
+    # CMYK, LAB, YCbCr: the profile describes the old numbers, so they are carried over to sRGB with it
+    srgb = ImageCms.createProfile("sRGB")
+    if icc and mode in ("CMYK", "LAB"):
+        try:
+            turned = ImageCms.profileToProfile(image, ImageCms.ImageCmsProfile(BytesIO(icc)), srgb, outputMode="RGB")
+            assert turned is not None
+            return np.asarray(turned), ImageCms.ImageCmsProfile(srgb).tobytes()
+        except ImageCms.PyCMSError:
+            _log.warning("%s: its colour profile cannot be used; converted without it", path)
+    return np.asarray(image.convert("RGB")), None
+
+
+def _is_deep_color(path: Path, image: Image.Image) -> bool:
+    """Whether the file has 16 bits for each of several channels, which Pillow would silently cut to 8."""
+    if image.format == "PNG":
+        with path.open("rb") as file:
+            head = file.read(26)
+        return len(head) == 26 and head[24] == 16 and head[25] != 0  # bit depth; colour type 0 is grey
+    if image.format == "TIFF":
+        bits = image.tag_v2.get(258, (8,))  # type: ignore[attr-defined]  # BitsPerSample
+        return len(bits) > 1 and max(bits) > 8
+    return False
+
+
+def _read_deep(path: Path) -> npt.NDArray[Any]:
+    # IMREAD_UNCHANGED also leaves the orientation alone
+    stored = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if stored is None or stored.dtype != np.uint16 or stored.ndim != 3:
+        raise InputError(f"{path} has a sample format that cannot be kept; convert it to 16 bits per channel first")
+    swap = cv2.COLOR_BGRA2RGBA if stored.shape[2] == 4 else cv2.COLOR_BGR2RGB
+    return cv2.cvtColor(stored, swap)
+
+
+def _tiff_exif(image: Image.Image) -> bytes | None:
+    """The descriptive tags of a TIFF, camera and place included, as an EXIF block of its own."""
+    stored, out = image.getexif(), Image.Exif()
+    for tag in _DESCRIPTIVE:
+        if tag in stored:
+            out[tag] = stored.get_ifd(tag) if tag in (0x8769, 0x8825) else stored[tag]
+    return out.tobytes() if len(out) else None
+
+
+class ImageSource(Source):
+    """One image, or several in the order of their names; Frame.index is the number of the file.
+
+    An unreadable file among several is counted in `damaged` and skipped; alone it raises InputError.
+    files: the images. names: where each goes inside an output folder.
+    """
+
+    is_still = True
+    rotation = 0
+
+    def __init__(self, path: Path, files: list[Path]) -> None:
+        self.path, self.files = path, files
+        root = Path(os.path.commonpath([f.parent for f in files]))
+        self.names = [f.relative_to(root) for f in files]
+        self.time_base, self.frame_rate = Fraction(1, 25), 25.0  # images have no time: 25 a second
+        self.frames, self.duration = len(files), None
+        if len(files) == 1:
+            self._only: Picture | None = read_picture(files[0])
+            self.height, self.width = self._only.pixels.shape[:2]
+        else:
+            self._only = None
+            self.width, self.height = self._first_size()
+
+    def _first_size(self) -> tuple[int, int]:
+        for file in self.files:
+            try:
+                with Image.open(file) as image:
+                    turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+                    return (image.height, image.width) if turned else (image.width, image.height)
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+                continue
+        raise InputError(f"none of the {len(self.files)} images of {self.path} can be read")
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index, file in enumerate(self.files):
+            try:
+                picture = self._only or read_picture(file)
+            except InputError as error:
+                _log.warning("skipped: %s", error)
+                self.damaged += 1
+                continue
+            frame = picture.frame()
+            frame.pts, frame.time_base = index, self.time_base
+            yield Frame(picture=frame, index=index, pts=index, time_base=self.time_base)
+
+    def facts(self) -> Facts:
+        """Path, number of images, and for each its format, size, mode, orientation, EXIF and ICC."""
+        streams = []
+        for index, file in enumerate(self.files):
+            try:
+                with Image.open(file) as image:
+                    found: Facts = {"index": index, "type": "image", "codec": str(image.format), "file": str(file)}
+                    found |= {"width": image.width, "height": image.height, "mode": image.mode}
+                    found |= {"exif": "exif" in image.info, "icc": "icc_profile" in image.info}
+                    found["orientation"] = int(image.getexif().get(_ORIENTATION, 1))
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                found = {"index": index, "type": "image", "codec": "unreadable", "file": str(file), "error": str(error)}
+            streams.append(found)
+        return {
+            "path": str(self.path),
+            "kind": "images",
+            "frames": len(self.files),
+            "damaged": self.damaged,
+            "streams": streams,
+        }
+
+    def close(self) -> None:
+        """Let go of the decoded picture."""
+        self._only = None

@@ -1,0 +1,51 @@
+"""Outputs appear whole or not at all: the part file, and what the errors of the system mean."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from streamfix.errors import OutputError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def part_of(path: Path) -> Path:
+    """Where an output grows before it is moved: beside it, hidden, with the suffix that names the format."""
+    return path.with_name(f".{path.stem}.part{path.suffix}")
+
+
+def explain(error: BaseException, path: Path) -> str:
+    """One sentence for an error of the system or of FFmpeg while `path` was written."""
+    code = getattr(error, "errno", None)
+    if code in _FULL:
+        return f"there is no space left to write {path}; free some, or choose another disk"
+    if code in _FORBIDDEN:
+        return f"{path} cannot be written: permission denied; choose another folder"
+    if code == errno.ENOENT:
+        return f"the folder of {path} does not exist; create it first"
+    if code == errno.ENAMETOOLONG:
+        return f"the name {path.name} is too long for this disk; choose a shorter one"
+    reason = str(getattr(error, "strerror", None) or error) or type(error).__name__
+    return f"{path} cannot be written: {reason[:1].lower() + reason[1:]}"
+
+
+def prepare(path: Path, *, source: Path, overwrite: bool, touch: bool = True) -> None:
+    """Check that an output can be put at `path`; with `touch` the empty part file is created to make sure.
+
+    Raises OutputError when it is the input itself, exists without `overwrite`, is a folder, or cannot be written.
+    """
+    try:
+        if path.exists() and source.exists() and os.path.samefile(path, source):
+            raise OutputError(f"{path} is the input itself; choose another name")
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder; name a file in it")
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path} exists already; choose another name, or allow to overwrite it (--overwrite)")
+        if touch:
+            with part_of(path).open("wb"):
+                pass
+    except OSError as error:
+        raise OutputError(explain(error, path)) from error

@@ -1,0 +1,44 @@
+"""`open_sink`: a video file, an image, or a folder of images."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from streamfix.errors import UsageError
+from streamfix.media.base import Sink, Source
+from streamfix.media.image_sink import ImageSink
+from streamfix.media.images import ImageSource
+from streamfix.media.video import VideoSource
+from streamfix.media.video_sink import VideoSink
+
+__all__ = ["Sink", "open_sink"]
+
+
+def open_sink(
+    path: str | Path,
+    *,
+    like: Source,
+    codec: str = "h264",
+    crf: int | None = None,
+    preset: str | None = None,
+    drop: Collection[str] = (),
+    overwrite: bool = False,
+    tags: Mapping[str, str] | None = None,
+) -> Sink:
+    """Open an output for the frames of `like`; its suffix chooses the container or the image format.
+
+    codec: h264, hevc, av1, ffv1, or the FFmpeg name of an encoder (h264_nvenc ...). crf, preset: in the encoder's own scale.
+    drop: what not to copy: "audio", "subtitles", "data", "attachments", "video" (other video streams), or stream indexes.
+    tags: added to the metadata of the output. Images take none of codec, crf, preset and drop.
+    The output appears under its name when the with-block is left without an exception, and not at all otherwise.
+    Raises OutputError when it cannot be written or a stream cannot live in the container, UsageError for bad options.
+    """
+    target = Path(path)
+    if isinstance(like, ImageSource):
+        return ImageSink(target, like=like, overwrite=overwrite, tags=tags or {})
+    if not isinstance(like, VideoSource):
+        raise UsageError(f"no sink knows what to do with a {type(like).__name__}")
+    return VideoSink(
+        target, like=like, codec=codec, crf=crf, preset=preset, drop=drop, overwrite=overwrite, tags=tags or {}
+    )

@@ -1,0 +1,426 @@
+"""Decoding a video file: every frame with its exact place in time."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.container
+import av.error
+import av.filter
+import av.stream
+
+from streamfix.errors import InputError
+from streamfix.media import facts
+from streamfix.media.base import Source
+from streamfix.types import Facts, Frame
+
+_log = logging.getLogger(__name__)
+
+GENERATE_PTS = 1  # AVFMT_FLAG_GENPTS, which PyAV sets on every container
+_BACK_OFF = (0, 2, 10, 60)  # seconds before the start to seek to, until a frame at or before it is decoded
+_DECLARES_DURATION = {"mov", "matroska", "avi", "flv"}  # the others' duration is worked out from the packets themselves
+
+
+def open_container(path: Path) -> av.container.InputContainer:
+    """Open a media file; raises InputError with one sentence for each way a file can be bad."""
+    if not path.exists():
+        raise InputError(f"there is no file {path}; check the path")
+    try:
+        if path.is_file() and path.stat().st_size == 0:
+            raise InputError(f"{path} is empty (0 bytes); copy or record it again")
+        container = av.open(str(path), metadata_errors="replace")
+    except PermissionError as error:
+        raise InputError(f"{path} cannot be read: permission denied; change its permissions") from error
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        if _lacks_index(path):
+            raise InputError(
+                f"{path} is cut off: its index (moov) is missing, because the recording was not finished; "
+                "finish or repair it first"
+            ) from error
+        raise InputError(f"{path} is not a media file that FFmpeg can read, or it is damaged from the start") from error
+    if container.format.name == "tty":  # FFmpeg renders any text file as a terminal
+        container.close()
+        raise InputError(f"{path} is a text file, not media; give a video, an image, or a folder of images")
+    return container
+
+
+def _lacks_index(path: Path) -> bool:
+    """Whether this begins like an MP4 or QuickTime file but has no moov box."""
+    try:
+        kinds: list[bytes] = []
+        size, at = path.stat().st_size, 0
+        with path.open("rb") as file:
+            while at + 8 <= size and len(kinds) < 64:
+                file.seek(at)
+                head = file.read(16)
+                length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+                if length == 1:
+                    length = int.from_bytes(head[8:16], "big")
+                kinds.append(kind)
+                at += length if length >= 8 else size
+    except OSError:
+        return False
+    return kinds[:1] == [b"ftyp"] and b"moov" not in kinds
+
+
+def picture_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The video stream to restore: FFmpeg's best one that is not a cover picture."""
+    usable = [s for s in container.streams.video if s.codec_context is not None and not is_cover(s)]
+    best = container.streams.best("video")
+    return best if isinstance(best, av.VideoStream) and best in usable else usable[0] if usable else None
+
+
+def is_cover(stream: av.stream.Stream) -> bool:
+    """Whether a stream is cover art: one picture attached to the file."""
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+class Timeline:
+    """Makes time stamps rise strictly, and counts every one that had to be changed.
+
+    Small steps back are moved to the next tick after the previous stamp; a jump back by more than a second is taken for a new
+    time line (joined recordings) that goes on where the old one ended. strict: equal stamps are moved too.
+    """
+
+    def __init__(self, time_base: Fraction, *, strict: bool = True) -> None:
+        self.second = max(int(1 / time_base), 1)
+        self.least = 1 if strict else 0
+        self.last: int | None = None
+        self.step = 1
+        self.offset = 0
+        self.changed = 0
+
+    def __call__(self, stamp: int) -> int:
+        """The stamp to use in place of this one."""
+        stamp += self.offset
+        if self.last is None:
+            self.last = stamp
+            return stamp
+        if stamp < self.last + self.least:
+            self.changed += 1
+            if self.last - stamp > self.second:
+                self.offset += self.last + self.step - stamp
+                stamp = self.last + self.step
+            else:
+                stamp = self.last + self.least
+        self.step, self.last = max(stamp - self.last, 1), stamp
+        return stamp
+
+
+class Deinterlacer:
+    """FFmpeg's bwdif, one frame for each frame; begins with the first interlaced frame and then keeps all in order.
+
+    every: deinterlace every frame, whatever its flag says.
+    """
+
+    def __init__(self, time_base: Fraction, *, every: bool) -> None:
+        self._time_base, self._every = time_base, every
+        self._graph: av.filter.Graph | None = None
+        self._shape: tuple[int, int, str] | None = None
+        self._waiting: deque[int] = deque()
+
+    def __call__(self, picture: av.VideoFrame, pts: int) -> Iterator[tuple[av.VideoFrame, int]]:
+        """Take one frame in, give those out that are ready, each with its own pts."""
+        shape = (picture.width, picture.height, picture.format.name)
+        if self._graph is not None and shape != self._shape:
+            yield from self.flush()
+        if self._graph is None:
+            small = picture.width < 3 or picture.height < 4  # less than the filter works on
+            if small or not (self._every or picture.interlaced_frame):
+                yield picture, pts
+                return
+            self._graph, self._shape = self._build(picture), shape
+        picture.pts, picture.time_base = pts, self._time_base
+        self._waiting.append(pts)
+        self._graph.vpush(picture)
+        yield from self._pull()
+
+    def flush(self) -> Iterator[tuple[av.VideoFrame, int]]:
+        """The frames still inside; the filter begins anew with the next one."""
+        if self._graph is not None:
+            self._graph.vpush(None)
+            yield from self._pull()
+            self._graph = None
+            self._waiting.clear()
+
+    def _pull(self) -> Iterator[tuple[av.VideoFrame, int]]:
+        assert self._graph is not None
+        while self._waiting:
+            try:
+                picture = self._graph.vpull()
+            except (BlockingIOError, EOFError):
+                return
+            pts = self._waiting.popleft()  # the filter counts in half ticks; one out for one in keeps the exact ones
+            picture.pts, picture.time_base = pts, self._time_base
+            yield picture, pts
+
+    def _build(self, picture: av.VideoFrame) -> av.filter.Graph:
+        graph = av.filter.Graph()
+        source = graph.add_buffer(
+            width=picture.width, height=picture.height, format=picture.format, time_base=self._time_base
+        )
+        bwdif = graph.add("bwdif", f"mode=send_frame:deint={'all' if self._every else 'interlaced'}")
+        graph.link_nodes(source, bwdif, graph.add("buffersink")).configure()
+        return graph
+
+
+class VideoSource(Source):
+    """The frames of a video file.
+
+    index: of the stream decoded. color: its tags. display_matrix: nine integers or None. hdr: static HDR metadata or None.
+    sample_aspect_ratio: of the stored pixels, 0 where the file does not say. metadata, stream_metadata, disposition: the
+    file's and the stream's own tags. audio_rates: samples a second of each audio stream. interlaced: whether the first frame
+    is. origin: seconds at which the file starts, which `start` and `end` count from.
+    """
+
+    is_still = False
+
+    def __init__(self, path: Path, *, start: float | None, end: float | None, deinterlace: bool | None) -> None:
+        self.path, self.start, self.end = path, start, end
+        self._container = open_container(path)
+        try:
+            self._begin(deinterlace)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, deinterlace: bool | None) -> None:
+        container = self._container
+        stream = picture_stream(container)
+        if stream is None:
+            kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+            raise InputError(
+                f"{self.path} has no video that can be decoded (it holds {kinds}); give a file with a picture"
+            )
+        if "avi" in container.format.name.split(","):
+            # AVI stores no pts, and those that FFmpeg generates from the next packet's dts are one frame late
+            container.flags &= ~GENERATE_PTS
+        self._stream = stream
+        self.index = stream.index
+        stream.thread_type = "AUTO"
+        assert stream.time_base is not None
+        self.time_base = stream.time_base
+        self.origin = Fraction(container.start_time or 0, av.time_base)
+        limits = [None if t is None else self._tick(t) for t in (self.start, self.end)]
+        self._first, self._last = limits
+        self._decoded = self._seek_and_decode()
+        head = next(self._decoded, None)
+        if head is None:
+            raise InputError(f"no picture of {self.path} can be decoded; the file is damaged")
+        self._head: tuple[av.VideoFrame, int] | None = head
+        self._descriptions = facts.describe(container)
+        self._look_at(head[0])
+        wanted = bool(deinterlace) if deinterlace is not None else True
+        self._deinterlacer = Deinterlacer(self.time_base, every=deinterlace is True) if wanted else None
+        self.deinterlaced = wanted and (self.interlaced or deinterlace is True)
+
+    def _tick(self, seconds: float) -> int:
+        """The first tick at or after that many seconds from the start of the file."""
+        return math.ceil((Fraction(str(seconds)) + self.origin) / self.time_base)
+
+    def _look_at(self, picture: av.VideoFrame) -> None:
+        """Take over what holds for the whole stream from its first picture."""
+        stream, data = self._stream, facts.side_data(picture)
+        self.width, self.height = picture.width, picture.height
+        self.color = facts.color_tags(picture, facts.chroma_location(self._descriptions.get(self.index, "")))
+        self.display_matrix, self.hdr = facts.display_matrix(data), facts.hdr_metadata(data)
+        self.rotation = facts.clockwise(picture.rotation)
+        self.interlaced = bool(picture.interlaced_frame)
+        self.dynamic_hdr = sorted(
+            {"DYNAMIC_HDR_PLUS", "DOVI_RPU_BUFFER", "DOVI_METADATA", "DYNAMIC_HDR_VIVID"} & set(data)
+        )
+        self.sample_aspect_ratio = stream.sample_aspect_ratio or Fraction(0)
+        self.metadata, self.stream_metadata = dict(self._container.metadata), dict(stream.metadata)
+        self.disposition = stream.disposition
+        self.audio_rates = [s.sample_rate for s in self._container.streams.audio if s.sample_rate]
+        self.rate = stream.average_rate or stream.base_rate or stream.guessed_rate or Fraction(25)
+        self.frame_rate = float(self.rate)
+        whole = self._declared_duration()
+        begin, stop = self.start or 0.0, self.end if self.end is not None else whole
+        self.duration = None if stop is None else max(min(stop, whole if whole is not None else stop) - begin, 0.0)
+        if self.start is None and self.end is None and stream.frames:
+            self.frames = stream.frames
+        else:
+            self.frames = None if self.duration is None else max(round(self.duration * self.frame_rate), 1)
+
+    def _declared_duration(self) -> float | None:
+        stream, container = self._stream, self._container
+        if stream.duration:
+            return float(stream.duration * self.time_base)
+        return container.duration / av.time_base if container.duration else None
+
+    def __iter__(self) -> Iterator[Frame]:
+        if self._head is None:
+            raise RuntimeError(f"the frames of {self.path} were taken already; open it again")
+        index, timeline = 0, Timeline(self.time_base)
+        for picture, pts in self._progressive(timeline):
+            if self._last is not None and pts >= self._last:
+                break
+            if self._first is None or pts >= self._first:
+                yield Frame(picture=picture, index=index, pts=pts, time_base=self.time_base, rotation=self.rotation)
+                index += 1
+        if index == 0:
+            raise InputError(
+                f"{self.path} has no frame between the start and the end that were asked for; "
+                f"it lasts {self._declared_duration() or 0.0:.3f} s"
+            )
+
+    def _progressive(self, timeline: Timeline) -> Iterator[tuple[av.VideoFrame, int]]:
+        """Frames in order with rising time stamps, deinterlaced where asked for or needed."""
+        for picture, stamp in self._all():
+            before, pts = timeline.changed, timeline(stamp)
+            self.damaged += timeline.changed - before
+            picture.pts, picture.time_base = pts, self.time_base
+            if self._deinterlacer is None:
+                yield picture, pts
+            else:
+                yield from self._deinterlacer(picture, pts)
+        if self._deinterlacer is not None:
+            yield from self._deinterlacer.flush()
+
+    def _all(self) -> Iterator[tuple[av.VideoFrame, int]]:
+        assert self._head is not None
+        head, self._head = self._head, None
+        yield head
+        yield from self._decoded
+
+    def _seek_and_decode(self) -> Iterator[tuple[av.VideoFrame, int]]:
+        """Decode from a point from which the first frame wanted comes out whole."""
+        if self._first is None or self._first <= (self._stream.start_time or 0):
+            yield from self._decode()
+            return
+        for seconds in (*_BACK_OFF, None):
+            self.damaged = self.guessed = 0
+            target = 0 if seconds is None else self._first - round(seconds / self.time_base)
+            lowest = self._stream.start_time or 0
+            self._seek(max(target, lowest) if seconds is not None else lowest)
+            decoded = self._decode()
+            head = next(decoded, None)
+            if head is not None and (head[1] <= self._first or seconds is None):
+                yield head
+                yield from decoded
+                return
+
+    def _seek(self, tick: int) -> None:
+        try:
+            self._container.seek(tick, stream=self._stream, backward=True)
+        except av.error.FFmpegError:  # no index, or a file that cannot be searched: read it from the start
+            self._container.close()
+            self._container = open_container(self.path)
+            stream = self._container.streams[self.index]
+            assert isinstance(stream, av.VideoStream)
+            stream.thread_type = "AUTO"
+            self._stream = stream
+
+    def _decode(self) -> Iterator[tuple[av.VideoFrame, int]]:
+        """Decoded pictures with their time stamps as the file has them; goes on after damage and counts it."""
+        last: int | None = None
+        step = max(round(1 / (self.time_base * (self._stream.average_rate or 25))), 1)
+        for picture in self._pictures():
+            stamp = picture.pts if picture.pts is not None else picture.dts
+            if stamp is None:
+                self.guessed += 1
+                stamp = 0 if last is None else last + step
+            if last is not None and stamp > last:
+                step = stamp - last
+            last = stamp
+            self.damaged += bool(picture.is_corrupt)
+            yield picture, stamp
+
+    def _pictures(self) -> Iterator[av.VideoFrame]:
+        context, newest = self._stream.codec_context, None
+        for packet in self._packets():
+            try:
+                pictures = context.decode(packet)
+            except av.error.FFmpegError:
+                self.damaged += 1
+                continue
+            for picture in pictures:
+                newest = picture.pts if picture.pts is not None else newest
+                yield picture
+        try:
+            yield from context.decode(None)
+        except av.error.FFmpegError:
+            # with frame threads an error on flushing loses the whole pictures behind it: decode the tail once more
+            self.damaged += 1
+            yield from self._tail(newest)
+
+    def _packets(self) -> Iterator[av.Packet[av.stream.Stream]]:
+        """Packets of the video stream. Notes where the others end too, to tell a file that was cut off."""
+        reached = Fraction(0)
+        packets = self._container.demux()
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.error.FFmpegError:
+                self.damaged += 1
+                break
+            if packet is None:
+                break
+            if not packet.size:  # the demuxer's own flush packets, and frames that AVI left out
+                continue
+            if packet.stream.type in ("video", "audio", "subtitle") and packet.pts is not None:
+                reached = max(reached, (packet.pts + (packet.duration or 0)) * packet.time_base)
+            if packet.stream_index == self.index:
+                self.damaged += packet.is_corrupt
+                yield packet
+        declared = Fraction(self._container.duration or 0, av.time_base) + self.origin
+        honest = _DECLARES_DURATION & set(self._container.format.name.split(","))
+        if honest and declared - reached > max(Fraction(1, 2), 2 / Fraction(self.rate)):
+            _log.warning("%s ends %.1f s before the length it declares", self.path, float(declared - reached))
+            self.damaged += 1
+
+    def _tail(self, newest: int | None) -> Iterator[av.VideoFrame]:
+        """Pictures after `newest`, decoded in one thread so that an error costs one picture only."""
+        with open_container(self.path) as container:
+            stream = container.streams[self.index]
+            assert isinstance(stream, av.VideoStream)
+            stream.codec_context.thread_count = 1
+            if newest is not None:
+                try:
+                    container.seek(newest, stream=stream, backward=True)
+                except av.error.FFmpegError:
+                    container.seek(0)
+            context = stream.codec_context
+            for packet in container.demux(stream):
+                try:
+                    pictures = context.decode(packet if packet.size else None)
+                except av.error.FFmpegError:
+                    continue
+                yield from (p for p in pictures if newest is None or (p.pts is not None and p.pts > newest))
+
+    def facts(self) -> Facts:
+        """Container, tags and every stream, in plain values under FFmpeg's names."""
+        container = self._container
+        streams = [facts.stream_facts(s, self._descriptions.get(s.index, "")) for s in container.streams]
+        picture = streams[self.index]
+        picture["color"] = facts.color_facts(self.color)
+        picture["rotation"], picture["interlaced"] = self.rotation, self.interlaced
+        picture["hdr"] = facts.hdr_facts(self.hdr) if self.hdr else None
+        picture["restored"] = True
+        return {
+            "path": str(self.path),
+            "kind": "video",
+            "container": container.format.name,
+            "size": self.path.stat().st_size,
+            "duration": container.duration / av.time_base if container.duration else None,
+            "start_time": float(self.origin),
+            "bit_rate": container.bit_rate or None,
+            "metadata": dict(container.metadata),
+            "chapters": len(container.chapters()),
+            "frames": self.frames,
+            "frame_rate": self.frame_rate,
+            "rotation": self.rotation,
+            "damaged": self.damaged,
+            "streams": streams,
+        }
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._container.close()

@@ -1,0 +1,360 @@
+"""Encoding a video: frames at their exact times, everything else of the file copied beside them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from fractions import Fraction
+from math import lcm
+from pathlib import Path
+
+import av
+import av.container
+import av.error
+
+from streamfix.errors import OutputError
+from streamfix.media import encoder as encoders
+from streamfix.media.base import ColorTags, Sink
+from streamfix.media.copy import StreamCopier
+from streamfix.media.part import explain, part_of, prepare
+from streamfix.media.video import VideoSource
+from streamfix.types import Frame
+
+_log = logging.getLogger(__name__)
+
+_MOV = {"mov", "mp4", "ipod", "3gp", "3g2", "psp", "f4v"}
+_MATROSKA = {"matroska", "webm"}
+_PROGRAM = {"mpeg", "vob", "dvd", "svcd", "vcd", "mpeg1video", "mpeg2video"}
+_ON_A_GRID = _PROGRAM | {"avi"}  # these know frames by their number at a constant rate
+_KEEPS_ROTATION = _MOV | _MATROSKA
+_NO_REORDERING = _ON_A_GRID | {
+    "mpegts",
+    "flv",
+}  # time stamps below zero or without pts do not come back as they went in
+_MAX_TIMESCALE = 2**31 - 1
+_OWN_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # these speak of the container itself
+_FULL_RANGE, _LIMITED_RANGE, _BT709 = 2, 1, 1
+_INTERLACED = (1 << 18) | (1 << 29)  # AV_CODEC_FLAG_INTERLACED_DCT, AV_CODEC_FLAG_INTERLACED_ME
+_FRAME_DURATION = 1 << 8  # AV_CODEC_FLAG_FRAME_DURATION: packets carry their frame's duration
+
+
+class VideoSink(Sink):
+    """A video file beside which nothing is lost: audio, subtitles, data, attachments, chapters and tags are copied.
+
+    The encoder is set up by the first frame: its size (which may differ from the source's), pixel format and colour tags.
+    Later frames of another size are scaled to the first one's, as FFmpeg does. The pixel format is kept where the encoder
+    has it, else the one that loses least; see `encoder.pixel_format` for odd sizes.
+
+    Time: every frame keeps its pts to the tick wherever the container's clock can say it (MP4 and MOV always: the time
+    scale is set to the source's; Matroska counts milliseconds, MPEG-TS and FLV have clocks of their own). AVI and MPEG
+    program streams know a constant rate only: a frame off that grid raises OutputError. Program streams (.mpg, .vob) do
+    not carry H.264 with its times, so the default codec becomes MPEG-2 there.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        like: VideoSource,
+        codec: str,
+        crf: int | None,
+        preset: str | None,
+        drop: Collection[str],
+        overwrite: bool,
+        tags: Mapping[str, str],
+    ) -> None:
+        self.path, self._like, self._tags, self._crf = path, like, dict(tags), crf
+        form = _format_of(path)
+        self._program = form in _PROGRAM
+        if self._program and codec == "h264":
+            codec, form = "mpeg2video", "vob" if form == "mpeg" else form
+            _log.info("%s is a program stream: encoding MPEG-2", path)
+        self._codec = encoders.find_encoder(codec)
+        self.encoder = self._codec.name
+        self._options = encoders.options(self.encoder, crf=crf, preset=preset)
+        self._form = form
+        if like.display_matrix is not None and form not in _KEEPS_ROTATION:
+            raise OutputError(f"{path.suffix} cannot hold the rotation of {like.path}; choose .mp4, .mov or .mkv")
+        if "hardware" in _capabilities(self._codec):
+            self._try_hardware()
+        prepare(path, source=like.path, overwrite=overwrite)
+        self._part = part_of(path)
+        self._size: tuple[int, int] | None = None
+        self._grid: Fraction | None = None
+        self._stamps: dict[int, int] = {}
+        self._shift = 0
+        self._last: int | None = None
+        try:
+            self._output = self._open()
+            self._copier = StreamCopier(like.path, self._output, video=like.index, drop=drop)
+            self._add_streams()
+        except BaseException:
+            self.discard()
+            raise
+
+    def _try_hardware(self) -> None:
+        """Open a hardware encoder once, so that a machine without it is told so before any work."""
+        context = av.CodecContext.create(self.encoder, "w")
+        assert isinstance(context, av.VideoCodecContext)
+        context.width, context.height = max(self._like.width & ~1, 256), max(self._like.height & ~1, 256)
+        context.pix_fmt, context.time_base = "yuv420p", Fraction(1, 25)
+        try:
+            context.open()
+        except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
+            raise OutputError(
+                f"the hardware encoder {self.encoder} cannot be opened on this machine; choose h264, hevc or av1"
+            ) from error
+
+    def _open(self) -> av.container.OutputContainer:
+        options: dict[str, str] = {
+            "max_interleave_delta": "1000000"
+        }  # 1 s: silent streams must not hold back the others
+        if self._form in _MATROSKA:
+            options["avoid_negative_ts"] = "disabled"  # AAC priming lies before 0 and would push the video late
+        elif self._program:
+            options |= {"preload": "0", "avoid_negative_ts": "disabled"}
+        elif self._form == "mpegts":
+            options["mpegts_copyts"] = "1"
+        elif self._form in _MOV:
+            scale = self._like.time_base.denominator
+            while scale < 10000:
+                scale *= 2
+            movie = lcm(scale, *self._like.audio_rates)  # edit lists count in this unit
+            options["video_track_timescale"] = str(min(scale, _MAX_TIMESCALE))
+            options["movie_timescale"] = str(movie if movie <= 10_000_000 else min(scale, _MAX_TIMESCALE))
+            options["movflags"] = "use_metadata_tags"  # keep tags that iTunes has no name for
+        return av.open(str(self._part), "w", format=self._form, container_options=options)
+
+    def _add_streams(self) -> None:
+        """Streams in the order of the source; raises OutputError for those that the container cannot hold."""
+        like, copier = self._like, self._copier
+        copier.check()
+        for other in copier.before():
+            copier.add(other)
+        try:
+            stream = self._output.add_stream(self._codec.name, rate=_tame(like.rate))
+        except ValueError as error:
+            raise OutputError(
+                f"{self.path.suffix} ({self._form}) cannot hold {self.encoder}; choose another codec, or write .mkv"
+            ) from error
+        assert isinstance(stream, av.VideoStream)
+        self._stream = stream
+        for other in copier.after():
+            copier.add(other)
+        self._stream.metadata.update({k: v for k, v in like.stream_metadata.items() if k.lower() not in _OWN_METADATA})
+        self._stream.disposition = like.disposition
+        self._output.metadata.update({k: v for k, v in like.metadata.items() if k.lower() not in _OWN_METADATA})
+        self._output.metadata.update(self._tags)
+
+    def _begin(self, frame: Frame) -> None:
+        """Set up the encoder from the first frame, and the copies from its time."""
+        like, context, picture = self._like, self._stream.codec_context, frame.picture
+        width, height = picture.width, picture.height
+        name = encoders.pixel_format(picture.format.name, self._codec, width, height)
+        self._size, self._pixels = (width, height), name
+        context.width, context.height, context.pix_fmt = width, height, name
+        self._time_base = frame.time_base
+        if self._form in _ON_A_GRID:
+            self._grid = _tame(like.rate)
+            context.time_base = 1 / self._grid
+            context.framerate = self._grid
+        else:
+            context.time_base = frame.time_base
+        self._stream.time_base = frame.time_base if not self._grid or self._program else 1 / self._grid
+        tags = _tags_of(picture, like.color, name)
+        context.colorspace, context.color_range = tags.matrix, tags.range
+        context.color_primaries, context.color_trc = tags.primaries, tags.transfer
+        context.sample_aspect_ratio = like.sample_aspect_ratio
+        context.flags |= _FRAME_DURATION
+        # slices (PyAV's default) would cut every picture of x264 into strips, at a cost in quality
+        context.thread_type = "SLICE" if self.encoder in ("ffv1", "mpeg2video") else "AUTO"
+        options = dict(self._options)
+        if tags.chroma_location:
+            options["chroma_sample_location"] = tags.chroma_location
+        if picture.interlaced_frame:
+            context.flags |= _INTERLACED
+        if self._form in _NO_REORDERING:
+            context.max_b_frames = 0
+        if self.encoder == "mpeg2video":
+            context.qscale, context.global_quality = True, encoders.quantiser(self._crf)
+        if self.encoder in ("libx265",) and self._form in _MOV:
+            context.codec_tag = "hvc1"  # the tag that Apple's players insist on
+        private = encoders.hdr_options(self.encoder, like.hdr, tags) if like.hdr else {}
+        if self.encoder == "libx265":
+            private["x265-params"] = ":".join(filter(None, ["log-level=error", private.get("x265-params", "")]))
+        if like.hdr and self.encoder not in ("libx264", "libx265", "libsvtav1"):
+            _log.warning("%s does not carry the mastering display metadata of %s", self.encoder, like.path)
+        if like.dynamic_hdr:
+            _log.warning("dynamic HDR metadata (%s) is left out", ", ".join(like.dynamic_hdr))
+        context.options = options | private
+        if like.display_matrix is not None:
+            self._stream.set_display_matrix(like.display_matrix)
+        ranged = like.start is not None
+        self._shift = frame.pts if ranged else 0
+        begin = frame.pts * frame.time_base if ranged else None
+        end = None if like.end is None else Fraction(str(like.end)) + like.origin
+        shift = begin if begin is not None else Fraction(0)
+        self._copier.chapters(shift, begin, end)
+        try:
+            context.open()
+            self._output.start_encoding()
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise self._refused(error, width, height, name) from error
+        self._copier.start(shift=shift, begin=begin, end=end)
+
+    def _refused(self, error: BaseException, width: int, height: int, name: str) -> OutputError:
+        if self._output_full(error):
+            return OutputError(explain(error, self.path))
+        rate = float(self._like.rate)
+        return OutputError(
+            f"{self.encoder} cannot encode {width}x{height} {name} at {rate:.4g} frames/s into {self.path.suffix} "
+            f"({str(getattr(error, 'strerror', None) or error).lower()}); choose another --codec, --preset or container"
+        )
+
+    @staticmethod
+    def _output_full(error: BaseException) -> bool:
+        return isinstance(error, OSError) and not isinstance(error, ValueError)
+
+    def write(self, frame: Frame) -> None:
+        """Encode one frame, and copy what lies before it in time; raises OutputError."""
+        try:
+            if self._size is None:
+                self._begin(frame)
+            self._encode(frame)
+        except (av.error.FFmpegError, OSError) as error:
+            raise OutputError(explain(error, self.path)) from error
+        self.written += 1
+
+    def _encode(self, frame: Frame) -> None:
+        stamp = round(frame.pts * frame.time_base / self._time_base) - self._shift
+        number = stamp if self._grid is None else self._number(stamp, frame)
+        if self._last is not None and number <= self._last:
+            raise OutputError(
+                f"{self.path} cannot be written: the frame at {frame.time:.3f} s does not come after the one before"
+            )
+        self._last = number
+        picture = self._convert(frame.picture)
+        before = picture.pts, picture.time_base, picture.pict_type
+        picture.pts = number
+        picture.time_base = self._time_base if self._grid is None else 1 / self._grid
+        picture.pict_type = 0  # or the encoder repeats the source's choice of I, P and B frames
+        if self._grid is not None:
+            self._stamps[number] = stamp
+            picture.duration = 1
+        try:
+            self._mux(self._stream.encode(picture))
+        finally:
+            picture.pts, picture.pict_type = before[0], before[2]
+            if before[1] is not None:
+                picture.time_base = before[1]
+
+    def _number(self, stamp: int, frame: Frame) -> int:
+        """Number of a frame on the constant grid of AVI and MPEG program streams."""
+        assert self._grid is not None
+        if self._last is None:
+            self._zero = stamp if self._program else 0
+        exact = (stamp - self._zero) * self._time_base * self._grid
+        number = round(exact)
+        if abs(exact - number) / self._grid > max(self._time_base, Fraction(1, 1000)):
+            raise OutputError(
+                f"{self.path.suffix} holds a constant frame rate only, and the frame at {frame.time:.3f} s is off the grid of "
+                f"{float(self._grid):.4g} frames/s; write .mp4 or .mkv"
+            )
+        return number
+
+    def _convert(self, picture: av.VideoFrame) -> av.VideoFrame:
+        """The picture as the encoder wants it; itself wherever possible."""
+        assert self._size is not None
+        if (picture.format.name, (picture.width, picture.height)) == (self._pixels, self._size):
+            return picture
+        width, height = self._size
+        if picture.format.is_rgb and not av.VideoFormat(self._pixels, 16, 16).is_rgb:
+            return picture.reformat(
+                width,
+                height,
+                self._pixels,
+                dst_colorspace="ITU709",
+                dst_color_range=_LIMITED_RANGE,
+                interpolation="BICUBIC",
+            )
+        # naming the same range twice keeps FFmpeg from squeezing yuvj (full by name) into the limited range
+        kept = _FULL_RANGE if picture.format.name.startswith("yuvj") else int(picture.color_range)
+        return picture.reformat(
+            width, height, self._pixels, src_color_range=kept, dst_color_range=kept, interpolation="BICUBIC"
+        )
+
+    def _mux(self, packets: list[av.Packet[av.VideoStream]]) -> None:
+        for packet in packets:
+            if self._grid is not None and self._program and packet.pts is not None:
+                # the encoder counts frames; the program stream gets their true times, and no B frames: dts is pts
+                packet.pts = packet.dts = self._stamps.pop(packet.pts)
+                packet.duration = round(1 / (self._grid * self._time_base))
+                packet.time_base = self._time_base
+            if packet.dts is not None:
+                self._copier.advance(packet.dts * packet.time_base)
+            self._output.mux_one(packet)
+
+    def finish(self) -> None:
+        """Flush the encoder, copy the rest, and move the file into place; raises OutputError."""
+        if self._size is None:
+            raise OutputError(f"no frame was written to {self.path}; nothing is left of it")
+        try:
+            self._mux(self._stream.encode(None))
+            self._copier.advance(None)
+            self._copier.close()
+            self._output.close()
+            self._part.replace(self.path)
+        except (av.error.FFmpegError, OSError) as error:
+            raise OutputError(explain(error, self.path)) from error
+
+    def discard(self) -> None:
+        """Remove the part file."""
+        for holder in (getattr(self, "_copier", None), getattr(self, "_output", None)):
+            try:
+                if holder is not None:
+                    holder.close()
+            except (av.error.FFmpegError, OSError, ValueError):  # what is thrown away may fail to be finished
+                pass
+        self._part.unlink(missing_ok=True)
+
+
+def _format_of(path: Path) -> str:
+    """FFmpeg's name of the container that a suffix stands for."""
+    if not path.suffix:
+        raise OutputError(f"{path} has no suffix to choose a container by; call it .mp4 or .mkv")
+    try:
+        with av.open(path.name, "w") as probe:  # allocates only; the file is created with the first packet
+            name = probe.format.name
+    except (ValueError, av.error.FFmpegError) as error:
+        raise OutputError(
+            f"{path.suffix} is not the suffix of a container that FFmpeg writes; choose .mp4 or .mkv"
+        ) from error
+    if name in ("image2", "gif", "apng", "webp", "avif"):
+        raise OutputError(f"{path} would be an image, but the input is a video; choose .mp4 or .mkv")
+    return str(name)
+
+
+def _capabilities(codec: av.codec.Codec) -> set[str]:
+    known = av.codec.codec.Capabilities
+    return {c.name for c in (known.hardware, known.hybrid) if codec.capabilities & c}
+
+
+def _tame(rate: Fraction) -> Fraction:
+    """A frame rate that encoders accept: between 1 and 240, small terms."""
+    return min(max(rate.limit_denominator(1001), Fraction(1)), Fraction(240))
+
+
+def _tags_of(picture: av.VideoFrame, source: ColorTags, name: str) -> ColorTags:
+    """Tags for the output: the picture's own, and the source's where it has none."""
+    if picture.format.is_rgb:
+        rgb = av.VideoFormat(name, 16, 16).is_rgb
+        matrix, span = (0, _FULL_RANGE) if rgb else (_BT709, _LIMITED_RANGE)
+        return ColorTags(matrix=matrix, range=span, transfer=source.transfer, primaries=source.primaries)
+    full = picture.format.name.startswith("yuvj")
+    return ColorTags(
+        matrix=int(picture.colorspace) if int(picture.colorspace) != 2 else source.matrix,
+        range=_FULL_RANGE if full else int(picture.color_range) or source.range,
+        transfer=int(picture.color_trc) if int(picture.color_trc) != 2 else source.transfer,
+        primaries=int(picture.color_primaries) if int(picture.color_primaries) != 2 else source.primaries,
+        chroma_location=source.chroma_location,
+    )
