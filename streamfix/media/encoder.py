@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from fractions import Fraction
 
 import av
@@ -10,6 +12,11 @@ from av.codec.codec import UnknownCodecError, find_best_pix_fmt_of_list
 
 from streamfix.errors import OutputError, UsageError
 from streamfix.media.base import ColorTags, HdrMetadata
+
+_log = logging.getLogger(__name__)
+
+# SVT-AV1 writes its settings to stderr for every file; it reads this when it starts. Failures are raised by FFmpeg anyway.
+os.environ.setdefault("SVT_LOG", "0")
 
 CODECS = {"h264": "libx264", "hevc": "libx265", "h265": "libx265", "av1": "libsvtav1", "ffv1": "ffv1"}
 """Short names -> FFmpeg encoders. Any other encoder goes by FFmpeg's own name (h264_nvenc ...)."""
@@ -25,7 +32,8 @@ _PRESET = {"libx264": "veryfast", "libx265": "fast", "libsvtav1": "8"}
 _X26X = ["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo"]
 _PRESETS = {"libx264": _X26X, "libx265": _X26X, "libsvtav1": [str(n) for n in range(14)]}
 _SURFACES = {"cuda", "vaapi", "qsv", "d3d11", "d3d12", "dxva2_vld", "drm_prime", "videotoolbox_vld", "vulkan", "amf"}
-_UNTIL_SIZES_ARE_EVEN = {"libx264", "libx265", "libsvtav1", "mpeg2video"}
+_WHOLE_CHROMA = {"libx264", "libx265", "mpeg2video"}
+_LEAST_SIZE = {"libx265": 64}  # below, x265 4.1 writes past its buffers (found with glibc's MALLOC_CHECK_)
 
 
 def find_encoder(name: str) -> av.codec.Codec:
@@ -83,16 +91,28 @@ def pixel_format(name: str, codec: av.codec.Codec, width: int, height: int) -> s
     offered = [f.name for f in codec.video_formats or [] if f.name not in _SURFACES]
     if not offered:
         return name
-    if codec.name in _UNTIL_SIZES_ARE_EVEN:
-        fitting = [f for f in offered if fits(f, width, height)]
-        offered = fitting or offered
+    offered = [f for f in offered if not (codec.name == "libx265" and f.startswith("yuva"))]  # needs a build option
+    if codec.name in _WHOLE_CHROMA:
+        offered = [f for f in offered if fits(f, width, height)] or offered
+    least = _LEAST_SIZE.get(codec.name, 1)
+    if min(width, height) < least:
+        raise OutputError(
+            f"{codec.name} cannot encode {width}x{height}, only {least}x{least} and up; choose h264 or ffv1"
+        )
     plain = name.replace("yuvj", "yuv")
     for candidate in (name, plain):
         if candidate in offered:
             return candidate
     usable = [f for f in offered if not f.startswith("yuvj")] or offered
     best, _ = find_best_pix_fmt_of_list(usable, plain)
-    return best.name if best is not None else usable[0]
+    chosen = best.name if best is not None else usable[0]
+    if _has_alpha(plain) and not _has_alpha(chosen):
+        _log.warning("%s holds no transparency: it is left out; ffv1 in .mkv keeps it", codec.name)
+    return chosen
+
+
+def _has_alpha(name: str) -> bool:
+    return any(c.is_alpha for c in av.VideoFormat(name, 16, 16).components)
 
 
 def fits(name: str, width: int, height: int) -> bool:
@@ -101,8 +121,20 @@ def fits(name: str, width: int, height: int) -> bool:
     return all(width * c.width % 4 == 0 and height * c.height % 4 == 0 for c in picture.components)
 
 
-def hdr_options(encoder: str, hdr: HdrMetadata, tags: ColorTags) -> dict[str, str]:
-    """Options that write mastering display and content light metadata into the stream; {} where the encoder cannot."""
+def private_options(encoder: str, tags: ColorTags, hdr: HdrMetadata | None) -> dict[str, str]:
+    """Options in the encoders' own syntax for what FFmpeg has no common one: HDR metadata (where they can), and silence."""
+    name = {"libx264": "x264-params", "libx265": "x265-params", "libsvtav1": "svtav1-params"}.get(encoder)
+    parts = _hdr_parts(encoder, hdr) if hdr is not None else []
+    if encoder == "libx265":
+        parts.append("log-level=error")
+    if encoder == "libx264" and tags.range == 1 and tags.matrix == tags.transfer == tags.primaries == 2:
+        parts.append("videoformat=component")  # without any description x264 would not write the range either
+    if hdr is not None and name is None:
+        _log.warning("%s does not carry mastering display metadata: it is left out", encoder)
+    return {name: ":".join(parts)} if name and parts else {}
+
+
+def _hdr_parts(encoder: str, hdr: HdrMetadata) -> list[str]:
     parts = []
     floats = encoder == "libsvtav1"
 
@@ -119,5 +151,4 @@ def hdr_options(encoder: str, hdr: HdrMetadata, tags: ColorTags) -> dict[str, st
     if hdr.content_light:
         key = {"libx264": "cll", "libx265": "max-cll"}.get(encoder, "content-light")
         parts.append(f"{key}={hdr.content_light[0]},{hdr.content_light[1]}")
-    name = {"libx264": "x264-params", "libx265": "x265-params", "libsvtav1": "svtav1-params"}.get(encoder)
-    return {name: ":".join(parts)} if name and parts else {}
+    return parts

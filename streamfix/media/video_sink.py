@@ -179,14 +179,9 @@ class VideoSink(Sink):
             context.qscale, context.global_quality = True, encoders.quantiser(self._crf)
         if self.encoder in ("libx265",) and self._form in _MOV:
             context.codec_tag = "hvc1"  # the tag that Apple's players insist on
-        private = encoders.hdr_options(self.encoder, like.hdr, tags) if like.hdr else {}
-        if self.encoder == "libx265":
-            private["x265-params"] = ":".join(filter(None, ["log-level=error", private.get("x265-params", "")]))
-        if like.hdr and self.encoder not in ("libx264", "libx265", "libsvtav1"):
-            _log.warning("%s does not carry the mastering display metadata of %s", self.encoder, like.path)
         if like.dynamic_hdr:
             _log.warning("dynamic HDR metadata (%s) is left out", ", ".join(like.dynamic_hdr))
-        context.options = options | private
+        context.options = options | encoders.private_options(self.encoder, tags, like.hdr)
         if like.display_matrix is not None:
             self._stream.set_display_matrix(like.display_matrix)
         ranged = like.start is not None
@@ -278,7 +273,7 @@ class VideoSink(Sink):
                 interpolation="BICUBIC",
             )
         # naming the same range twice keeps FFmpeg from squeezing yuvj (full by name) into the limited range
-        kept = _FULL_RANGE if picture.format.name.startswith("yuvj") else int(picture.color_range)
+        kept = _range_of(picture)
         return picture.reformat(
             width, height, self._pixels, src_color_range=kept, dst_color_range=kept, interpolation="BICUBIC"
         )
@@ -350,11 +345,18 @@ def _tags_of(picture: av.VideoFrame, source: ColorTags, name: str) -> ColorTags:
         rgb = av.VideoFormat(name, 16, 16).is_rgb
         matrix, span = (0, _FULL_RANGE) if rgb else (_BT709, _LIMITED_RANGE)
         return ColorTags(matrix=matrix, range=span, transfer=source.transfer, primaries=source.primaries)
-    full = picture.format.name.startswith("yuvj")
     return ColorTags(
         matrix=int(picture.colorspace) if int(picture.colorspace) != 2 else source.matrix,
-        range=_FULL_RANGE if full else int(picture.color_range) or source.range,
+        range=_range_of(picture) or source.range,
         transfer=int(picture.color_trc) if int(picture.color_trc) != 2 else source.transfer,
         primaries=int(picture.color_primaries) if int(picture.color_primaries) != 2 else source.primaries,
         chroma_location=source.chroma_location,
     )
+
+
+def _range_of(picture: av.VideoFrame) -> int:
+    """Code of the range: yuvj is full by its name, and so is grey unless it is tagged otherwise."""
+    name = picture.format.name
+    if name.startswith("yuvj") or (name.startswith(("gray", "ya")) and int(picture.color_range) == 0):
+        return _FULL_RANGE
+    return int(picture.color_range)
