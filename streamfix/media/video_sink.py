@@ -14,6 +14,7 @@ import av.error
 
 from streamfix.errors import OutputError
 from streamfix.media import encoder as encoders
+from streamfix.media import matroska
 from streamfix.media.base import ColorTags, Sink
 from streamfix.media.copy import StreamCopier
 from streamfix.media.part import explain, part_of, prepare
@@ -31,6 +32,7 @@ _NO_REORDERING = _ON_A_GRID | {
     "mpegts",
     "flv",
 }  # time stamps below zero or without pts do not come back as they went in
+_HAS_ASPECT = {"libx264", "libx265", "mpeg2video", "h264_nvenc", "hevc_nvenc"}  # in the stream itself
 _MAX_TIMESCALE = 2**31 - 1
 _OWN_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # these speak of the container itself
 _FULL_RANGE, _LIMITED_RANGE, _BT709 = 2, 1, 1
@@ -298,9 +300,20 @@ class VideoSink(Sink):
             self._copier.advance(None)
             self._copier.close()
             self._output.close()
+            self._set_aspect()
             self._part.replace(self.path)
         except (av.error.FFmpegError, OSError) as error:
             raise OutputError(explain(error, self.path)) from error
+
+    def _set_aspect(self) -> None:
+        """Put the aspect ratio into Matroska's header for codecs that have none of their own."""
+        ratio = self._like.sample_aspect_ratio
+        if self._form not in _MATROSKA or ratio in (0, 1) or self.encoder in _HAS_ASPECT:
+            return
+        assert self._size is not None
+        width, height = self._size
+        if not matroska.set_display_aspect(self._part, ratio * width / height):
+            _log.warning("%s is written without its sample aspect ratio %s", self.path, ratio)
 
     def discard(self) -> None:
         """Remove the part file."""
