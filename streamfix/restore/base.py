@@ -1,0 +1,159 @@
+"""What a restorer is, and how to get one: aligned face crops in, better crops out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from streamfix.errors import ModelError
+from streamfix.types import CROP_SIZE
+
+BATCH_SIZES = (1, 2, 4, 8)
+"""The only batch sizes that restore_images sends: kernels are chosen by shape, so fixed shapes keep a face the same
+face."""
+
+KNOWN = ("auto", "lite", "passthrough")
+
+Picture = npt.NDArray[np.float32]
+
+
+@runtime_checkable
+class Restorer(Protocol):
+    """A model that restores aligned faces.
+
+    name: as load_restorer knows it. sha256: of the weights, None when there are none. device, dtype: where and in what
+    it computes.
+    """
+
+    name: str
+    sha256: str | None
+    device: torch.device
+    dtype: torch.dtype
+
+    def restore(self, crops: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Restore a batch of aligned faces.
+
+        crops: (B, 3, 512, 512), RGB in [-1, 1], any float dtype and device, any B. noise: the model's own shape, or
+        None for a restorer without any. Returns (B, 3, 512, 512) float32 in [-1, 1] on the device of `crops`. Pure: the
+        same input gives the same output.
+        """
+        ...
+
+
+def load_restorer(
+    name: str = "auto", *, device: str = "auto", dtype: str = "auto", threads: int | None = None
+) -> Restorer:
+    """The restorer of that name, ready to run.
+
+    name: "auto" (the best that is here: lite), "lite", "passthrough", or the path of a lite weight file (.safetensors).
+    device: "auto" (CUDA where there is a GPU, else the CPU), or what torch.device takes. dtype: "auto" (the fastest
+    that the device is good at), "float32", "bfloat16" or "float16". threads: CPU threads for torch in this whole
+    process; None leaves them alone. Raises ModelError for an unknown name, missing or corrupted weights, or a device
+    that is not there.
+    """
+    from streamfix.restore.lite.restorer import LiteRestorer
+    from streamfix.restore.passthrough import Passthrough
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    where = _device(device)
+    if name in ("auto", "lite"):
+        return LiteRestorer(device=where, dtype=_dtype(dtype))
+    if name == "passthrough":
+        return Passthrough(device=where)
+    if name.endswith(".safetensors"):
+        return LiteRestorer(Path(name), device=where, dtype=_dtype(dtype))
+    raise ModelError(
+        f"there is no restorer called {name!r}; choose one of {', '.join(KNOWN)}, or the path of a .safetensors file"
+    )
+
+
+def restore_images(restorer: Restorer, images: Sequence[Picture], *, batch_size: int = 8) -> list[Picture]:
+    """Restore faces as the pipeline holds them: float32 (512, 512, 3), RGB in [0, 1], same out, in the same order.
+
+    Batches are padded to 1, 2, 4 or 8 faces, and hold at most `batch_size`. Raises ModelError when the model answers
+    with NaN or infinity.
+    """
+    largest = max(b for b in BATCH_SIZES if b <= max(1, batch_size))
+    restored: list[Picture] = []
+    for start in range(0, len(images), largest):
+        part = images[start : start + largest]
+        padded = next(b for b in BATCH_SIZES if b >= len(part))
+        stack = np.stack([*part, *[part[-1]] * (padded - len(part))])
+        crops = (
+            torch.from_numpy(stack).permute(0, 3, 1, 2).mul(2).sub_(1)
+        )  # stays channels_last: no copy for the network
+        result = restorer.restore(crops)[: len(part)]
+        if not bool(torch.isfinite(result).all()):
+            raise ModelError(
+                f"the restorer {restorer.name} answered with values that are not finite numbers on {restorer.device}; "
+                "try --dtype float32, and please report it"
+            )
+        faces = result.permute(0, 2, 3, 1).add(1).mul_(0.5).clamp_(0, 1).contiguous().numpy()
+        restored.extend(faces)
+    return restored
+
+
+def describe(restorer: Restorer) -> str:
+    """One line for people: name, device, precision and what makes it fast."""
+    if restorer.name == "passthrough":
+        return "passthrough (faces are left as they are)"
+    parts = [str(restorer.dtype).removeprefix("torch.")]
+    if restorer.device.type == "cpu" and restorer.dtype is torch.bfloat16:
+        parts[0] += f" ({fast_bfloat16() or 'emulated: slow'})"
+    return f"{restorer.name} on {restorer.device}, {parts[0]}, channels_last"
+
+
+def fast_bfloat16() -> str | None:
+    """The instructions with which this CPU multiplies bfloat16 natively: "AMX", "AVX512-BF16", or None."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return None
+    flags = _cpu_flags()
+    if "amx_bf16" in flags:
+        return "AMX"
+    return "AVX512-BF16" if "avx512_bf16" in flags else None
+
+
+def _cpu_flags() -> set[str]:
+    capabilities = getattr(torch.cpu, "get_capabilities", None)
+    if capabilities is not None:
+        return {k for k, v in capabilities().items() if v is True}
+    probes = {"amx_bf16": "_is_amx_tile_supported", "avx512_bf16": "_is_avx512_bf16_supported"}
+    return {flag for flag, probe in probes.items() if getattr(torch.cpu, probe, lambda: False)()}
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"torch cannot compute on the device {name!r} here; use --device cpu or auto") from error
+    return device
+
+
+def _dtype(name: str) -> torch.dtype | None:
+    known = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in known:
+        raise ModelError(f"there is no precision called {name!r}; choose one of {', '.join(known)}")
+    return known[name]
+
+
+def check_crops(crops: Tensor) -> None:
+    """ModelError unless crops are (B, 3, 512, 512) floats with B at least 1."""
+    if (
+        crops.ndim != 4
+        or crops.shape[0] < 1
+        or crops.shape[1:] != (3, CROP_SIZE, CROP_SIZE)
+        or not crops.is_floating_point()
+    ):
+        raise ModelError(
+            f"a restorer takes float crops of shape (B, 3, 512, 512), not {crops.dtype} of {tuple(crops.shape)}"
+        )

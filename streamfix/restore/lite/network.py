@@ -1,0 +1,178 @@
+"""The embedded network: a residual U-Net on aligned 512x512 faces that knows where in the face it looks.
+
+Four decisions carry it:
+
+* the input is unshuffled by 4, so that the first convolutions are dense matrix products on a 128x128 grid;
+* no normalisation layer, so that a face never depends on its neighbours in a batch nor on the contrast of its
+background; * position: faces are aligned, so the 32x32 level is told where each cell lies in the FFHQ template;
+* the head climbs back through 256 to real convolutions at 512, because a bare pixel shuffle leaves its grid in skin.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from streamfix.types import CROP_SIZE
+
+_FREQUENCIES = (1, 2, 4, 8)
+_SLOPE = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiteConfig:
+    """Shape of the network; it travels in the metadata of the weight file.
+
+    in_channels: 3, or more when further pictures (a previous restored crop) are stacked behind the current crop.
+    widths: channels at strides 4, 8, 16 and 32. encoder, decoder: residual blocks at strides 4, 8, 16. middle: at
+    stride 32. head: channels at strides 2 and 1.
+    """
+
+    in_channels: int = 3
+    widths: tuple[int, int, int, int] = (64, 112, 224, 256)
+    encoder: tuple[int, int, int] = (1, 2, 2)
+    middle: int = 3
+    decoder: tuple[int, int, int] = (1, 2, 2)
+    head: tuple[int, int] = (32, 8)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able fields."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> LiteConfig:
+        """The inverse of to_dict, also after JSON has turned tuples into lists."""
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return cls(**known)
+
+
+def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, *, gain: float = 1.0) -> nn.Conv2d:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
+    nn.init.kaiming_normal_(conv.weight, a=_SLOPE)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    with torch.no_grad():
+        conv.weight.mul_(gain)
+    return conv
+
+
+def _shuffle_conv(inputs: int, outputs: int) -> nn.Conv2d:
+    """Convolution in front of a pixel shuffle by 2; its four phases start equal (ICNR), so without a grid."""
+    conv = _conv(inputs, outputs * 4)
+    with torch.no_grad():
+        conv.weight.copy_(conv.weight[::4].repeat_interleave(4, dim=0))
+    return conv
+
+
+class Block(nn.Module):
+    """x + conv(act(conv(x))), all at one width."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = _conv(width, width)
+        self.second = _conv(width, width, gain=0.1)  # starts near the identity: no norm is needed
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape in and out."""
+        change: Tensor = self.second(F.leaky_relu(self.first(x), _SLOPE, inplace=True))
+        return change.add_(x)
+
+
+class LiteNet(nn.Module):
+    """(B, C, H, W) in [-1, 1] -> (B, 3, H, W), the restored first three channels; H and W are multiples of 32."""
+
+    def __init__(self, config: LiteConfig | None = None) -> None:
+        super().__init__()
+        self.config = c = config or LiteConfig()
+        w0, w1, w2, w3 = c.widths
+        half, full = c.head
+        self.stem = _conv(16 * c.in_channels, w0)
+        self.encoder = nn.ModuleList(
+            nn.Sequential(*(Block(w) for _ in range(n))) for w, n in zip(c.widths[:3], c.encoder, strict=True)
+        )
+        self.down = nn.ModuleList(_Down(a, b) for a, b in ((w0, w1), (w1, w2), (w2, w3)))
+        self.place = nn.Sequential(nn.Linear(2 + 4 * len(_FREQUENCIES), 96), nn.GELU(), nn.Linear(96, w2))
+        self.middle = nn.Sequential(*(Block(w3) for _ in range(c.middle)))
+        self.up = nn.ModuleList(_conv(b, a, 1) for a, b in ((w0, w1), (w1, w2), (w2, w3)))
+        self.decoder = nn.ModuleList(
+            nn.Sequential(*(Block(w) for _ in range(n))) for w, n in zip(c.widths[:3], c.decoder, strict=True)
+        )
+        self.to_half = _shuffle_conv(w0, half)
+        self.fuse = _conv(half + 4 * c.in_channels, half)
+        self.to_full = _shuffle_conv(half, full)
+        self.out = _conv(full, 3, gain=0.1)
+
+    def position(self, height: int, width: int, origin: Tensor | None = None) -> Tensor:
+        """Embedding of where each stride-16 cell lies in the template: float32 (B or 1, C, height/16, width/16).
+
+        origin: (B, 2), y and x in pixels of the input's top left corner within the 512x512 template; None is (0, 0).
+        """
+        device = next(self.place.parameters()).device
+        start = torch.zeros(1, 2, device=device) if origin is None else origin.to(device, torch.float32)
+        y = (torch.arange(height // 16, device=device) * 16 + 8)[None] + start[:, :1]
+        x = (torch.arange(width // 16, device=device) * 16 + 8)[None] + start[:, 1:]
+        grid = (
+            torch.stack((y[:, :, None].expand(-1, -1, x.shape[1]), x[:, None, :].expand(-1, y.shape[1], -1)), dim=-1)
+            * (2 / CROP_SIZE)
+            - 1
+        )
+        waves = torch.cat([f(grid * (math.pi / 2 * k)) for k in _FREQUENCIES for f in (torch.sin, torch.cos)], dim=-1)
+        embedded: Tensor = self.place(torch.cat((grid, waves), dim=-1))
+        return embedded.permute(0, 3, 1, 2)
+
+    def forward(self, x: Tensor, origin: Tensor | None = None, *, position: Tensor | None = None) -> Tensor:
+        """Restore; x may be of more precision than the weights.
+
+        origin: see position(). position: the embedding itself where the caller has it at hand (inference keeps it).
+        """
+        if position is None:
+            position = self.position(x.shape[-2], x.shape[-1], origin)
+        inner = x.to(self.stem.weight.dtype)
+        y = F.leaky_relu(self.stem(F.pixel_unshuffle(inner, 4)), _SLOPE, inplace=True)
+        skips = []
+        for level, (blocks, down) in enumerate(zip(self.encoder, self.down, strict=True)):
+            if level == 2:
+                y = y + position.to(y.dtype)
+            y = blocks(y)
+            skips.append(y)
+            y = down(y)
+        y = self.middle(y)
+        for up, blocks, skip in zip(reversed(self.up), reversed(self.decoder), reversed(skips), strict=True):
+            y = blocks(F.interpolate(up(y), scale_factor=2.0, mode="nearest") + skip)
+        y = F.leaky_relu(F.pixel_shuffle(self.to_half(y), 2), _SLOPE, inplace=True)
+        y = F.leaky_relu(self.fuse(torch.cat((y, F.pixel_unshuffle(inner, 2)), dim=1)), _SLOPE, inplace=True)
+        y = F.leaky_relu(F.pixel_shuffle(self.to_full(y), 2), _SLOPE, inplace=True)
+        # the sum keeps the precision of x: bfloat16 alone would quantise bright skin to half an 8-bit level
+        residual: Tensor = self.out(y)
+        return x[:, :3] + residual.to(x.dtype)
+
+
+class _Down(nn.Module):
+    """Halve the grid: unshuffle by 2, then mix; no pixel is skipped as a strided 3x3 convolution would."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(inputs, outputs, 2, 2)
+        nn.init.kaiming_normal_(self.mix.weight, a=1.0)
+        assert self.mix.bias is not None
+        nn.init.zeros_(self.mix.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x)  # type: ignore[no-any-return]
+
+
+def extend_inputs(state: dict[str, Tensor], old: LiteConfig, in_channels: int) -> dict[str, Tensor]:
+    """Weights for a network with more input channels that answers exactly as before: the new weights are zero."""
+    extra = in_channels - old.in_channels
+    if extra < 0:
+        raise ValueError(f"cannot take channels away: {old.in_channels} -> {in_channels}")
+    grown = dict(state)
+    for key, per_channel in (("stem.weight", 16), ("fuse.weight", 4)):
+        w = state[key]
+        grown[key] = torch.cat((w, w.new_zeros(w.shape[0], extra * per_channel, *w.shape[2:])), dim=1)
+    return grown

@@ -1,0 +1,175 @@
+"""Folders of aligned faces as training pairs; sample number i of a seed is always the same pair, so runs can resume.
+
+Three layouts are told apart by the size of the picture: 512x512 is the FFHQ template itself; 640x640 is the template
+with a margin of 64 pixels for motion; 400x400 is the template scaled to 320 with a margin of 40. Other sizes are
+refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from streamfix.errors import InputError
+from streamfix.train.degradations import Mixture, Picture, Rng
+from streamfix.types import CROP_SIZE
+
+_LAYOUTS = {512: (1.0, 0), 640: (1.0, 64), 400: (320 / 512, 40)}  # side -> (scale of the template, margin in the file)
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+_MARGIN = 32
+"""Pixels around a training window that are degraded along with it, so that blur sees real surroundings."""
+
+
+def face_files(folder: Path) -> list[Path]:
+    """The pictures of a folder in a fixed order; InputError when there are none."""
+    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES) if folder.is_dir() else []
+    if not files:
+        raise InputError(f"{folder} holds no pictures of aligned faces (jpg, png or webp)")
+    return files
+
+
+def read_face(path: Path) -> npt.NDArray[np.uint8]:
+    """RGB uint8 of one of the known layouts; InputError else."""
+    bgr = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise InputError(f"{path} is not a picture that OpenCV can read; remove or replace it")
+    if bgr.shape[0] != bgr.shape[1] or bgr.shape[0] not in _LAYOUTS:
+        raise InputError(f"{path} is {bgr.shape[1]}x{bgr.shape[0]}; aligned faces are 512x512, 640x640 or 400x400")
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def template_crop(picture: npt.NDArray[np.uint8]) -> Picture:
+    """The 512x512 face of a picture in any of the layouts: float32 in [0, 1]."""
+    scale, margin = _LAYOUTS[picture.shape[0]]
+    inner = picture[margin : margin + round(CROP_SIZE * scale), margin : margin + round(CROP_SIZE * scale)]
+    if scale != 1.0:
+        inner = np.asarray(cv2.resize(inner, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_CUBIC), np.uint8)
+    return inner.astype(np.float32) / np.float32(255)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augmentation:
+    """How a clean face is varied before it is degraded.
+
+    turn: degrees, zoom: log of a factor, shift: pixels, gamma: log, tint: relative gain of a channel; all are sigmas of
+    normal distributions. They stand for what alignment and light leave over. soft: chance with which a file smaller
+    than the template is used when drawn, because upscaled truth teaches softness.
+    """
+
+    turn: float = 2.0
+    zoom: float = 0.03
+    shift: float = 5.0
+    gamma: float = 0.12
+    tint: float = 0.03
+    soft: float = 0.5
+
+
+class FacePairs(Dataset[dict[str, Tensor]]):
+    """Item (i, size): pair i of this seed, cut to size x size.
+
+    Gives `clean` and `degraded`, float32 (3, size, size) in [-1, 1], and `origin`, float32 (2,), y and x of the
+    window's corner in the template.
+    """
+
+    def __init__(
+        self, folder: Path, *, seed: int, mixture: Mixture | None = None, augmentation: Augmentation | None = None
+    ) -> None:
+        self.files = face_files(folder)
+        self.seed = seed
+        self.mixture = mixture or Mixture()
+        self.augmentation = augmentation or Augmentation()
+        self._pictures: dict[int, npt.NDArray[np.uint8]] = {}
+
+    def _picture(self, index: int) -> npt.NDArray[np.uint8]:
+        # kept decoded: 2,000 faces of 640x640 are 2.4 GB, and decoding costs as much as degrading
+        picture = self._pictures.get(index)
+        if picture is None:
+            picture = self._pictures[index] = read_face(self.files[index])
+        return picture
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Tensor]:
+        index, size = item
+        rng = np.random.default_rng([self.seed, index])
+        picture = self._picture(int(rng.integers(len(self.files))))
+        for _ in range(8):
+            if _LAYOUTS[picture.shape[0]][0] == 1.0 or rng.random() < self.augmentation.soft:
+                break
+            picture = self._picture(int(rng.integers(len(self.files))))
+        edge = min(_MARGIN, (CROP_SIZE - size) // 2)
+        y, x = (int(rng.integers(0, CROP_SIZE - size + 1)) for _ in range(2))
+        y, x = (min(max(v, edge), CROP_SIZE - size - edge) for v in (y, x))
+        window = self._clean(picture, (y - edge, x - edge), size + 2 * edge, rng)
+        clean, degraded = self.mixture.degrade(window, rng)
+        inner = slice(edge, edge + size)
+        return {
+            "clean": _tensor(clean[inner, inner]),
+            "degraded": _tensor(degraded[inner, inner]),
+            "origin": torch.tensor([y, x], dtype=torch.float32),
+        }
+
+    def _clean(self, picture: npt.NDArray[np.uint8], corner: tuple[int, int], size: int, rng: Rng) -> Picture:
+        a = self.augmentation
+        scale, margin = _LAYOUTS[picture.shape[0]]
+        turn, zoom = math.radians(rng.normal(0, a.turn)), scale * math.exp(rng.normal(0, a.zoom))
+        shift = rng.normal(0, a.shift, 2) * scale
+        mirror = -1.0 if rng.random() < 0.5 else 1.0
+        # window pixel -> template (about its centre) -> file, pixel centres at integers
+        half = (CROP_SIZE - 1) / 2
+        c, s = math.cos(turn) * zoom, math.sin(turn) * zoom
+        linear = np.array([[c * mirror, -s], [s * mirror, c]])
+        centre = np.array([(CROP_SIZE * scale - 1) / 2 + margin] * 2) + shift
+        offset = centre + linear @ (np.array([corner[1], corner[0]]) - half)
+        matrix = np.hstack([linear, offset[:, None]])
+        warped = cv2.warpAffine(
+            picture,
+            matrix,
+            (size, size),
+            flags=cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REFLECT_101,
+        )
+        image = warped.astype(np.float32) / 255
+        gain = np.exp(rng.normal(0, a.tint, 3)).astype(np.float32)
+        gamma = np.float32(math.exp(rng.normal(0, a.gamma)))
+        return np.clip(np.power(image, gamma) * gain, 0, 1).astype(np.float32)
+
+
+def _tensor(image: Picture) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).mul_(2).sub_(1)
+
+
+class Batches(Sampler[list[tuple[int, int]]]):
+    """Endless batches of (sample number, size); `plan(batch number)` gives size and count when the batch is due."""
+
+    def __init__(self, plan: Callable[[int], tuple[int, int]], *, batch: int = 0, sample: int = 0) -> None:
+        self._plan, self._batch, self._sample = plan, batch, sample
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        batch, sample = self._batch, self._sample
+        while True:
+            size, count = self._plan(batch)
+            yield [(sample + i, size) for i in range(count)]
+            batch, sample = batch + 1, sample + count
+
+
+def _single_thread(_: int) -> None:
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def loader(pairs: FacePairs, batches: Batches, *, workers: int) -> DataLoader[dict[str, Tensor]]:
+    """Batches as dicts of stacked tensors, prepared by `workers` processes (0: in this one)."""
+    options: dict[str, Any] = {"prefetch_factor": 4} if workers else {}
+    return DataLoader(pairs, batch_sampler=batches, num_workers=workers, worker_init_fn=_single_thread, **options)

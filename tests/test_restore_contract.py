@@ -1,0 +1,179 @@
+"""The promises of every restorer: shapes, ranges, purity, batch truth, and one clear sentence when something is wrong."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from streamfix.errors import ModelError
+from streamfix.models import embedded, weights_dir
+from streamfix.restore.base import Restorer, describe, fast_bfloat16, load_restorer, restore_images
+from streamfix.restore.lite.checkpoint import write_weights
+from streamfix.restore.lite.network import LiteConfig, LiteNet, extend_inputs
+from streamfix.restore.noise import shared_noise
+
+
+@pytest.fixture(scope="module")
+def faces() -> list[np.ndarray]:
+    """Three different smooth pictures with some grain: float32 (512, 512, 3) in [0, 1]."""
+    rng = np.random.default_rng(5)
+    coarse = torch.from_numpy(rng.random((3, 3, 16, 16), dtype=np.float32))
+    smooth = torch.nn.functional.interpolate(coarse, size=(512, 512), mode="bicubic").clamp(0, 1)
+    grain = torch.from_numpy(rng.normal(0, 0.03, smooth.shape).astype(np.float32))
+    return list((smooth + grain).clamp(0, 1).permute(0, 2, 3, 1).contiguous().numpy())
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def lite(request: pytest.FixtureRequest) -> Restorer:
+    return load_restorer("lite", device="cpu", dtype=request.param)
+
+
+def crops_of(faces: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(faces)).permute(0, 3, 1, 2) * 2 - 1
+
+
+@pytest.mark.parametrize("name", ["lite", "passthrough"])
+def test_shape_range_and_type(name: str, faces: list[np.ndarray]) -> None:
+    restorer = load_restorer(name, device="cpu")
+    assert isinstance(restorer, Restorer)
+    assert restorer.name == name
+    out = restorer.restore(crops_of(faces) * 1.5, None)  # beyond the range: the answer stays inside it
+    assert out.shape == (3, 3, 512, 512)
+    assert out.dtype == torch.float32
+    assert float(out.abs().max()) <= 1.0
+
+
+def test_lite_changes_the_picture_and_passthrough_does_not(faces: list[np.ndarray]) -> None:
+    same = restore_images(load_restorer("passthrough"), faces)
+    assert max(np.abs(a - b).max() for a, b in zip(same, faces, strict=True)) < 1e-6
+    restored = restore_images(load_restorer("lite", device="cpu"), faces)
+    assert all(np.abs(a - b).max() > 0.02 for a, b in zip(restored, faces, strict=True))
+
+
+def test_the_same_input_gives_the_same_output_bit_for_bit(lite: Restorer, faces: list[np.ndarray]) -> None:
+    crops = crops_of(faces)
+    before = crops.clone()
+    first, second = lite.restore(crops), lite.restore(crops)
+    assert torch.equal(first, second)
+    assert torch.equal(crops, before), "the input was written to"
+
+
+def test_a_face_alone_or_among_others_is_the_same_face(lite: Restorer, faces: list[np.ndarray]) -> None:
+    limit = 1e-5 if lite.dtype == torch.float32 else 1 / 255
+    together = restore_images(lite, [*faces, *faces[:2]])  # five: padded to eight
+    for size in (1, 2, 4):
+        apart = restore_images(lite, faces, batch_size=size)
+        for i, face in enumerate(apart):
+            assert np.abs(face - together[i]).max() <= limit, f"face {i} in batches of {size}"
+    assert np.abs(together[0] - together[3]).max() <= limit
+
+
+def test_order_and_number_are_kept(faces: list[np.ndarray]) -> None:
+    restorer = load_restorer("passthrough")
+    for count in (0, 1, 2, 3, 9):
+        images = [faces[i % 3] * np.float32(1 - 0.05 * i) for i in range(count)]
+        out = restore_images(restorer, images)
+        assert len(out) == count
+        assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(out, images, strict=True))
+        assert all(a.dtype == np.float32 and a.shape == (512, 512, 3) for a in out)
+
+
+def test_precisions_agree(faces: list[np.ndarray]) -> None:
+    full = load_restorer("lite", device="cpu", dtype="float32").restore(crops_of(faces))
+    fast = load_restorer("lite", device="cpu", dtype="bfloat16").restore(crops_of(faces))
+    assert float((full - fast).abs().mean()) < 0.01
+
+
+def test_not_a_number_is_an_error_and_never_a_face(faces: list[np.ndarray]) -> None:
+    restorer = load_restorer("lite", device="cpu")
+    broken = faces[1].copy()
+    broken[200, 200, 1] = np.nan
+    with pytest.raises(ModelError, match="not finite"):
+        restore_images(restorer, [faces[0], broken])
+
+
+@pytest.mark.parametrize("shape", [(3, 512, 512), (1, 3, 256, 256), (1, 1, 512, 512), (0, 3, 512, 512)])
+def test_wrong_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    for name in ("lite", "passthrough"):
+        with pytest.raises(ModelError, match="512"):
+            load_restorer(name, device="cpu").restore(torch.zeros(shape))
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(ModelError, match="auto, lite, passthrough") as error:
+        load_restorer("codeformer")
+    assert "\n" not in str(error.value)
+    with pytest.raises(ModelError, match="float32, bfloat16"):
+        load_restorer("lite", dtype="int4")
+    with pytest.raises(ModelError, match="device"):
+        load_restorer("lite", device="abacus")
+
+
+def test_corrupted_embedded_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    for name in ("lite.safetensors", "SHA256SUMS"):
+        shutil.copy(weights_dir() / name, folder)
+    monkeypatch.setattr("streamfix.models.weights_dir", lambda: folder)
+    load_restorer("lite", device="cpu")
+    data = bytearray((folder / "lite.safetensors").read_bytes())
+    data[len(data) // 2] ^= 1  # one bit
+    (folder / "lite.safetensors").write_bytes(data)
+    with pytest.raises(ModelError, match="corrupted"):
+        load_restorer("lite", device="cpu")
+    (folder / "lite.safetensors").unlink()
+    with pytest.raises(ModelError, match="missing"):
+        load_restorer("lite", device="cpu")
+
+
+def test_a_weight_file_by_path(tmp_path: Path, faces: list[np.ndarray]) -> None:
+    by_path = load_restorer(str(embedded("lite.safetensors")), device="cpu")
+    assert by_path.sha256 == load_restorer("lite", device="cpu").sha256
+    with pytest.raises(ModelError, match="no weight file"):
+        load_restorer(str(tmp_path / "none.safetensors"))
+    text = tmp_path / "text.safetensors"
+    text.write_text("not weights at all")
+    with pytest.raises(ModelError, match="corrupted"):
+        load_restorer(str(text))
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(embedded("lite.safetensors").read_bytes()[:100_000])
+    with pytest.raises(ModelError, match="corrupted"):
+        load_restorer(str(cut))
+    partial = tmp_path / "partial.safetensors"
+    state = LiteNet().state_dict()
+    state.pop("out.weight")
+    write_weights(partial, state, LiteConfig(), {})
+    with pytest.raises(ModelError, match="lite"):
+        load_restorer(str(partial))
+
+
+def test_the_weights_are_small_enough_to_travel() -> None:
+    assert embedded("lite.safetensors").stat().st_size <= 24_000_000
+
+
+def test_describe_names_what_runs() -> None:
+    assert describe(load_restorer("lite", device="cpu", dtype="float32")) == "lite on cpu, float32, channels_last"
+    automatic = describe(load_restorer("auto", device="cpu"))
+    assert automatic.startswith("lite on cpu, ")
+    assert (fast_bfloat16() or "float32") in automatic
+    assert "passthrough" in describe(load_restorer("passthrough"))
+
+
+def test_more_input_channels_answer_as_before() -> None:
+    torch.manual_seed(1)
+    small = LiteNet()
+    large = LiteNet(LiteConfig(in_channels=6))
+    large.load_state_dict(extend_inputs(small.state_dict(), small.config, 6))
+    x, previous = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(large(torch.cat((x, previous), 1)), small(x), atol=1e-5)
+
+
+def test_shared_noise_is_one_draw_per_seed() -> None:
+    assert torch.equal(shared_noise((4, 64, 64)), shared_noise((4, 64, 64)))
+    assert not torch.equal(shared_noise((4, 64, 64)), shared_noise((4, 64, 64), seed=1))
+    assert abs(float(shared_noise((4, 64, 64)).std()) - 1) < 0.05

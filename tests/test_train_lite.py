@@ -1,0 +1,210 @@
+"""Training end to end on a made-up folder: seeds, resumption, shipping, and clear errors."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from streamfix.errors import InputError, ModelError, UsageError
+from streamfix.models import sha256_of
+from streamfix.restore.base import load_restorer
+from streamfix.restore.lite.network import LiteConfig
+from streamfix.train.data import FacePairs, face_files, read_face, template_crop
+from streamfix.train.lite import Stage, TrainConfig, train
+from streamfix.train.losses import Lpips, _TapDistance
+from streamfix.train.ship import ship
+
+TINY = LiteConfig(widths=(8, 8, 8, 8), encoder=(1, 1, 1), middle=1, decoder=(1, 1, 1), head=(8, 4))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six made-up pictures, two of each layout."""
+    path = tmp_path_factory.mktemp("faces")
+    rng = np.random.default_rng(0)
+    for i, side in enumerate((512, 512, 640, 640, 400, 400)):
+        coarse = rng.integers(0, 256, (12, 12, 3), np.uint8)
+        cv2.imwrite(str(path / f"{i}.png"), cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC))
+    return path
+
+
+@pytest.fixture(scope="module")
+def alex(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file in the layout of LPIPS with AlexNet, filled with noise."""
+    shapes = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for k, (i, (o, c, side)) in enumerate(shapes.items()):
+        state[f"features.{i}.weight"] = torch.randn(o, c, side, side, generator=generator) / (c * side * side) ** 0.5
+        state[f"features.{i}.bias"] = torch.zeros(o)
+        state[f"lin{k}.model.1.weight"] = torch.rand(1, o, 1, 1, generator=generator)
+    path = tmp_path_factory.mktemp("lpips") / "alex.pth"
+    torch.save(state, path)
+    return path
+
+
+def config(folder: Path, run: Path, alex: Path, **changes: object) -> TrainConfig:
+    base = TrainConfig(
+        data=folder,
+        run=run,
+        steps=6,
+        stages=(Stage(until=0.5, size=64, batch=2, vgg=64), Stage(until=1.0, size=96, batch=2, vgg=64)),
+        lpips_alex=alex,
+        vgg=0.0,
+        network=TINY,
+        device="cpu",
+        workers=0,
+        threads=2,
+        log_every=1,
+        save_every=1e9,
+        warmup=2,
+    )
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+def losses(run: Path) -> list[tuple[str, ...]]:
+    with (run / "log.csv").open() as file:
+        return [(row["step"], row["total"], row["l1"], row["alex"]) for row in csv.DictReader(file)]
+
+
+def test_a_run_cut_in_two_gives_the_losses_and_weights_of_one_in_one_piece(
+    folder: Path, alex: Path, tmp_path: Path
+) -> None:
+    whole = train(config(folder, tmp_path / "whole", alex))
+
+    class CutOffError(Exception):
+        pass
+
+    def cut(step: int, done: float, means: dict[str, float]) -> None:
+        if step == 4:
+            raise CutOffError
+
+    with pytest.raises(CutOffError):  # save_every=0: a checkpoint after every step; step 4 was not saved yet
+        train(config(folder, tmp_path / "parts", alex, save_every=0.0), report=cut)
+    parts = train(config(folder, tmp_path / "parts", alex, workers=1))  # and a worker process changes nothing
+    expected, got = losses(tmp_path / "whole"), losses(tmp_path / "parts")
+    assert [row[0] for row in got] == ["1", "2", "3", "4", "4", "5", "6"]
+    assert got[:4] == expected[:4]
+    assert got[4:] == expected[3:], "steps 4 to 6 after the resumption"
+    assert sha256_of(whole) == sha256_of(parts) or _same_tensors(whole, parts)
+    assert load_restorer(str(parts), device="cpu").restore(torch.zeros(1, 3, 512, 512)).isfinite().all()
+
+
+def _same_tensors(a: Path, b: Path) -> bool:
+    from streamfix.restore.lite.checkpoint import read_checkpoint
+
+    first, second = read_checkpoint(a)[0], read_checkpoint(b)[0]
+    return all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_training_lowers_the_loss(folder: Path, alex: Path, tmp_path: Path) -> None:
+    stages = (Stage(until=1.0, size=64, batch=4, vgg=64),)
+    train(config(folder, tmp_path, alex, steps=60, stages=stages, rate=2e-3))
+    totals = [float(row[1]) for row in losses(tmp_path)]
+    assert np.mean(totals[-20:]) < 0.9 * np.mean(totals[:10])
+
+
+def test_pairs_depend_on_seed_and_number_alone(folder: Path) -> None:
+    first, second, other = FacePairs(folder, seed=1), FacePairs(folder, seed=1), FacePairs(folder, seed=2)
+    for i in (5, 0, 17):  # in any order
+        a, b, c = first[(i, 96)], second[(i, 96)], other[(i, 96)]
+        assert all(torch.equal(a[k], b[k]) for k in a)
+        assert not torch.equal(a["degraded"], c["degraded"])
+        assert a["clean"].shape == a["degraded"].shape == (3, 96, 96)
+        assert float(torch.stack((a["clean"], a["degraded"])).abs().max()) <= 1
+        assert all(0 <= v <= 512 - 96 for v in a["origin"].tolist())
+
+
+def test_whole_crops_start_at_the_template_corner(folder: Path) -> None:
+    assert FacePairs(folder, seed=0)[(0, 512)]["origin"].tolist() == [0, 0]
+
+
+def test_layouts_hold_the_same_template(tmp_path: Path) -> None:
+    """A disc at one place of the template is found there in each layout."""
+    for side, scale, margin in ((512, 1.0, 0), (640, 1.0, 64), (400, 0.625, 40)):
+        picture = np.zeros((side, side, 3), np.uint8)
+        at = (np.array([192.98, 239.95]) + 0.5) * scale - 0.5 + margin
+        cv2.circle(picture, tuple(int(v) for v in at.round()), int(20 * scale), (255, 255, 255), -1)
+        path = tmp_path / f"{side}.png"
+        cv2.imwrite(str(path), picture)
+        crop = template_crop(read_face(path))
+        y, x = np.nonzero(crop[..., 0] > 0.5)
+        assert abs(x.mean() - 192.98) < 1.5
+        assert abs(y.mean() - 239.95) < 1.5
+
+
+def test_lpips_is_zero_for_equals_and_falls_with_distance(alex: Path) -> None:
+    net = Lpips(alex)
+    generator = torch.Generator().manual_seed(3)
+    a, b = (torch.rand(2, 3, 67, 67, generator=generator) * 2 - 1 for _ in range(2))
+    assert float(net(a, a).abs().max()) == 0
+    near, far = net(a + 0.2 * (b - a), a), net(b, a)
+    assert bool((near < far).all())
+    assert bool((near > 0).all())
+
+
+def test_the_written_out_gradient_of_lpips_is_that_of_its_formula() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.rand(2, 5, 4, 3, generator=generator, dtype=torch.double) for _ in range(2))
+    lin = torch.rand(5, generator=generator, dtype=torch.double)
+    a.requires_grad_(True)
+    unit_a, unit_b = (x / x.norm(dim=1, keepdim=True) for x in (a, b))
+    formula = ((unit_a - unit_b).square() * lin.view(1, -1, 1, 1)).sum(1).mean((1, 2))
+    ours = _TapDistance.apply(a, b, lin)
+    assert torch.allclose(formula.float(), ours)
+    weights = torch.tensor([1.0, 2.0])
+    (expected,) = torch.autograd.grad((formula * weights).sum(), a)
+    (got,) = torch.autograd.grad((ours * weights).sum(), a)
+    assert torch.allclose(expected, got, atol=1e-6)
+
+
+def test_options_and_files_that_cannot_work(folder: Path, alex: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="either steps or minutes"):
+        train(config(folder, tmp_path / "a", alex, minutes=1.0))
+    with pytest.raises(UsageError, match="lpips-vgg"):
+        train(config(folder, tmp_path / "b", alex, vgg=0.5))
+    with pytest.raises(InputError, match="no pictures"):
+        train(config(tmp_path / "nowhere", tmp_path / "c", alex))
+    broken = tmp_path / "broken.pth"
+    broken.write_bytes(b"nothing")
+    with pytest.raises(ModelError, match="LPIPS weight file"):
+        train(config(folder, tmp_path / "d", broken))
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    cv2.imwrite(str(odd / "face.png"), np.zeros((300, 200, 3), np.uint8))
+    with pytest.raises(InputError, match="200x300"):
+        read_face(face_files(odd)[0])
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "checkpoint.pt").write_bytes(b"half a file")
+    with pytest.raises(ModelError, match="cannot be read"):
+        train(config(folder, tmp_path / "e", alex))
+
+
+def test_another_network_is_not_resumed(folder: Path, alex: Path, tmp_path: Path) -> None:
+    train(config(folder, tmp_path, alex, steps=1))
+    other = dataclasses.replace(TINY, middle=2)
+    with pytest.raises(UsageError, match="another network"):
+        train(config(folder, tmp_path, alex, network=other))
+
+
+def test_ship_writes_the_checksum_and_keeps_other_lines(tmp_path: Path) -> None:
+    weights = tmp_path / "new.safetensors"
+    weights.write_bytes(b"weights")
+    target = tmp_path / "weights"
+    target.mkdir()
+    (target / "SHA256SUMS").write_text("aa  other.bin\nbb  lite.safetensors\n")
+    digest = ship(weights, target)
+    assert (target / "SHA256SUMS").read_text() == f"{digest}  lite.safetensors\naa  other.bin\n"
+    assert sha256_of(target / "lite.safetensors") == digest
+    with pytest.raises(ModelError, match="no weight file"):
+        ship(tmp_path / "none", target)
+    weights.write_bytes(bytes(25_000_000))
+    with pytest.raises(ModelError, match="24 MB"):
+        ship(weights, target)
+    assert sha256_of(target / "lite.safetensors") == digest
