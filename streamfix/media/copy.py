@@ -28,6 +28,7 @@ _MOV = {"mov", "mp4", "ipod", "3gp", "3g2", "psp", "f4v"}
 _TRANSPORT = {"mp2", "mp3", "mp1", "aac", "aac_latm", "ac3", "eac3", "dts", "truehd", "opus", "s302m"}
 _TRANSPORT |= {"dvb_subtitle", "dvb_teletext", "hdmv_pgs_subtitle", "klv", "timed_id3", "scte_35"}
 _TRANSPORT |= {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"}
+HOLDS_COVER = {"mp4", "ipod"}  # as an iTunes tag; Matroska has it as an attachment
 _COVER_TYPES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 
 
@@ -113,7 +114,7 @@ class StreamCopier:
         form = self._output.format.name
         if stream.type == "attachment" or (is_cover(stream) and form in _MATROSKA):
             return form in _MATROSKA and (stream.type == "attachment" or codec_name(stream) in _COVER_TYPES)
-        if is_cover(stream) and form not in _MOV:
+        if is_cover(stream) and form not in HOLDS_COVER:
             return False
         if form == "mpegts" and codec_name(stream) not in _TRANSPORT:
             return False

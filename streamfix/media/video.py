@@ -175,7 +175,8 @@ class VideoSource(Source):
 
     index: of the stream decoded. color: its tags. display_matrix: nine integers or None. hdr: static HDR metadata or None.
     sample_aspect_ratio: of the stored pixels, 0 where the file does not say. metadata, stream_metadata, disposition: the
-    file's and the stream's own tags. audio_rates: samples a second of each audio stream. interlaced: whether the first frame
+    file's and the stream's own tags. audio_rates: samples a second of each audio stream. covers: indexes of
+    cover art. interlaced: whether the first frame
     is. origin: seconds at which the file starts, which `start` and `end` count from.
     """
 
@@ -206,6 +207,7 @@ class VideoSource(Source):
         stream.thread_type = "AUTO"
         assert stream.time_base is not None
         self.time_base = stream.time_base
+        self.rate = stream.average_rate or stream.base_rate or stream.guessed_rate or Fraction(25)
         self.origin = Fraction(container.start_time or 0, av.time_base)
         limits = [None if t is None else self._tick(t) for t in (self.start, self.end)]
         self._first, self._last = limits
@@ -238,8 +240,8 @@ class VideoSource(Source):
         self.sample_aspect_ratio = stream.sample_aspect_ratio or Fraction(0)
         self.metadata, self.stream_metadata = dict(self._container.metadata), dict(stream.metadata)
         self.disposition = stream.disposition
+        self.covers = [s.index for s in self._container.streams if is_cover(s)]
         self.audio_rates = [s.sample_rate for s in self._container.streams.audio if s.sample_rate]
-        self.rate = stream.average_rate or stream.base_rate or stream.guessed_rate or Fraction(25)
         self.frame_rate = float(self.rate)
         whole = self._declared_duration()
         begin, stop = self.start or 0.0, self.end if self.end is not None else whole

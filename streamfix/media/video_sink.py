@@ -16,7 +16,7 @@ from streamfix.errors import OutputError
 from streamfix.media import encoder as encoders
 from streamfix.media import matroska
 from streamfix.media.base import ColorTags, Sink
-from streamfix.media.copy import StreamCopier
+from streamfix.media.copy import HOLDS_COVER, StreamCopier
 from streamfix.media.part import explain, part_of, prepare
 from streamfix.media.video import VideoSource
 from streamfix.types import Frame
@@ -35,6 +35,27 @@ _NO_REORDERING = _ON_A_GRID | {
 _HAS_ASPECT = {"libx264", "libx265", "mpeg2video", "h264_nvenc", "hevc_nvenc"}  # in the stream itself
 _MAX_TIMESCALE = 2**31 - 1
 _OWN_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # these speak of the container itself
+_ITUNES = {
+    "title",
+    "artist",
+    "album_artist",
+    "composer",
+    "album",
+    "date",
+    "comment",
+    "genre",
+    "copyright",
+    "grouping",
+    "lyrics",
+    "description",
+    "synopsis",
+    "show",
+    "episode_id",
+    "network",
+    "keywords",
+    "track",
+    "disc",
+}
 _FULL_RANGE, _LIMITED_RANGE, _BT709 = 2, 1, 1
 _INTERLACED = (1 << 18) | (1 << 29)  # AV_CODEC_FLAG_INTERLACED_DCT, AV_CODEC_FLAG_INTERLACED_ME
 _FRAME_DURATION = 1 << 8  # AV_CODEC_FLAG_FRAME_DURATION: packets carry their frame's duration
@@ -75,6 +96,9 @@ class VideoSink(Sink):
         self.encoder = self._codec.name
         self._options = encoders.options(self.encoder, crf=crf, preset=preset)
         self._form = form
+        # MP4 keeps either any tags or the ones that iTunes knows; cover art is among the latter
+        covers = [] if "attachments" in drop else [i for i in like.covers if str(i) not in drop]
+        self._itunes = form in HOLDS_COVER and bool(covers)
         if like.display_matrix is not None and form not in _KEEPS_ROTATION:
             raise OutputError(f"{path.suffix} cannot hold the rotation of {like.path}; choose .mp4, .mov or .mkv")
         if "hardware" in _capabilities(self._codec):
@@ -116,7 +140,7 @@ class VideoSink(Sink):
         elif self._program:
             options |= {"preload": "0", "avoid_negative_ts": "disabled"}
         elif self._form == "mpegts":
-            options["mpegts_copyts"] = "1"
+            options |= {"mpegts_copyts": "1", "avoid_negative_ts": "disabled"}
         elif self._form in _MOV:
             scale = self._like.time_base.denominator
             while scale < 10000:
@@ -124,7 +148,8 @@ class VideoSink(Sink):
             movie = lcm(scale, *self._like.audio_rates)  # edit lists count in this unit
             options["video_track_timescale"] = str(min(scale, _MAX_TIMESCALE))
             options["movie_timescale"] = str(movie if movie <= 10_000_000 else min(scale, _MAX_TIMESCALE))
-            options["movflags"] = "use_metadata_tags"  # keep tags that iTunes has no name for
+            if not self._itunes:
+                options["movflags"] = "use_metadata_tags"  # keep tags that iTunes has no name for
         return av.open(str(self._part), "w", format=self._form, container_options=options)
 
     def _add_streams(self) -> None:
@@ -145,8 +170,13 @@ class VideoSink(Sink):
             copier.add(other)
         self._stream.metadata.update({k: v for k, v in like.stream_metadata.items() if k.lower() not in _OWN_METADATA})
         self._stream.disposition = like.disposition
-        self._output.metadata.update({k: v for k, v in like.metadata.items() if k.lower() not in _OWN_METADATA})
-        self._output.metadata.update(self._tags)
+        tags = {k: v for k, v in like.metadata.items() if k.lower() not in _OWN_METADATA} | self._tags
+        if self._itunes:
+            unknown = {k: v for k, v in tags.items() if k.lower() not in _ITUNES}
+            tags = {k.lower(): v for k, v in tags.items() if k not in unknown}
+            lines = [tags["comment"]] if "comment" in tags else []
+            tags["comment"] = "\n".join(lines + [f"{k}: {v}" for k, v in unknown.items()])
+        self._output.metadata.update(tags)
 
     def _begin(self, frame: Frame) -> None:
         """Set up the encoder from the first frame, and the copies from its time."""
@@ -157,7 +187,7 @@ class VideoSink(Sink):
         context.width, context.height, context.pix_fmt = width, height, name
         self._time_base = frame.time_base
         if self._form in _ON_A_GRID:
-            self._grid = _tame(like.rate)
+            self._grid = _standard(_tame(like.rate))
             context.time_base = 1 / self._grid
             context.framerate = self._grid
         else:
@@ -203,6 +233,11 @@ class VideoSink(Sink):
         if self._output_full(error):
             return OutputError(explain(error, self.path))
         rate = float(self._like.rate)
+        if self._program:
+            return OutputError(
+                f"{self.path.suffix} holds a constant frame rate only, one of MPEG-2's (23.976 to 60), and {self._like.path} has "
+                f"{rate:.4g} frames/s at {width}x{height}; write .mp4 or .mkv"
+            )
         return OutputError(
             f"{self.encoder} cannot encode {width}x{height} {name} at {rate:.4g} frames/s into {self.path.suffix} "
             f"({str(getattr(error, 'strerror', None) or error).lower()}); choose another --codec, --preset or container"
@@ -350,6 +385,18 @@ def _capabilities(codec: av.codec.Codec) -> set[str]:
 def _tame(rate: Fraction) -> Fraction:
     """A frame rate that encoders accept: between 1 and 240, small terms."""
     return min(max(rate.limit_denominator(1001), Fraction(1)), Fraction(240))
+
+
+def _standard(rate: Fraction) -> Fraction:
+    """The usual rate that an average of measured times stands for, the rate itself where none is near."""
+    usual = [
+        Fraction(n * 1000, d)
+        for n in (24, 25, 30, 50, 60)
+        for d in (1000, 1001)
+        if (n, d) not in ((25, 1001), (50, 1001))
+    ]
+    nearest = min(usual, key=lambda r: abs(r - rate))
+    return nearest if abs(nearest - rate) / nearest < Fraction(1, 2000) else rate
 
 
 def _tags_of(picture: av.VideoFrame, source: ColorTags, name: str) -> ColorTags:
