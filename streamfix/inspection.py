@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -158,8 +159,9 @@ def inspect(
     pipeline = Pipeline(restorer=load_restorer("passthrough"), detector=load_detector(detector))
     tracks: dict[int, TrackSummary] = {}
     report = Report()
-    with open_source(source, start=start, end=end) as opened:
-        detected = prefetch(pipeline.detect(prefetch(iter(opened), 4)), 4)
+    with open_source(source, start=start, end=end) as opened, ExitStack() as threads:
+        decoded = threads.enter_context(closing(prefetch(iter(opened), 4)))
+        detected = threads.enter_context(closing(prefetch(pipeline.detect(decoded), 4)))
         placed = pipeline.place_still(detected) if opened.is_still else follow(detected, lookahead=pipeline.lookahead)
         for frame, placements in placed:
             for placement in placements:

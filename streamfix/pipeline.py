@@ -9,7 +9,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -58,7 +59,7 @@ class Report:
 Progress = Callable[[Report], None]
 
 
-def prefetch(items: Iterable[T], size: int) -> Iterator[T]:
+def prefetch(items: Iterable[T], size: int) -> Generator[T, None, None]:
     """Run `items` in a thread of its own, at most `size` results ahead of the consumer.
 
     An exception in the thread is raised here; closing this generator ends the thread and closes `items`.
@@ -212,12 +213,20 @@ class Pipeline:
 
     def run(
         self, frames: Iterable[Frame], *, still: bool = False, compare: bool = False, report: Report | None = None
-    ) -> Iterator[Frame]:
-        """All stages in a row, in bounded prefetch threads. Frames come out in order, one for one."""
-        detected = prefetch(self.detect(prefetch(frames, 4)), 4)
-        placed = self.place_still(detected) if still else self.place(detected)
-        restored = prefetch(self.restore(self.cut_out(placed)), 2)
-        return self.lay_back(restored, compare=compare, report=report)
+    ) -> Generator[Frame, None, None]:
+        """All stages in a row, in bounded prefetch threads. Frames come out in order, one for one.
+
+        Closing this generator ends the threads, as does an exception in any stage, which is raised here.
+        """
+        with ExitStack() as threads:
+
+            def ahead(items: Iterable[T], size: int) -> Iterator[T]:
+                return threads.enter_context(closing(prefetch(items, size)))
+
+            detected = ahead(self.detect(ahead(frames, 4)), 4)
+            placed = self.place_still(detected) if still else self.place(detected)
+            restored = ahead(self.restore(self.cut_out(placed)), 2)
+            yield from self.lay_back(restored, compare=compare, report=report)
 
 
 STILL_SCORE = 0.7
@@ -287,19 +296,18 @@ def enhance(
     report, began = Report(), time.monotonic()
     with open_source(source, start=start, end=end) if not isinstance(source, Source) else source as opened:
         tags = {"enhanced": provenance(pipeline)}
-        with open_sink(
-            output, like=opened, codec=codec, crf=crf, preset=preset, drop=drop, overwrite=overwrite, tags=tags
-        ) as sink:
-            frames = pipeline.run(iter(opened), still=opened.is_still, compare=compare, report=report)
-            try:
-                for frame in frames:
-                    sink.write(frame)
-                    report.frames += 1
-                    report.damaged, report.seconds = opened.damaged, time.monotonic() - began
-                    if progress is not None:
-                        progress(report)
-            finally:
-                frames.close()  # type: ignore[attr-defined]  # a generator: ends the threads before the source closes
+        with (
+            open_sink(
+                output, like=opened, codec=codec, crf=crf, preset=preset, drop=drop, overwrite=overwrite, tags=tags
+            ) as sink,
+            closing(pipeline.run(iter(opened), still=opened.is_still, compare=compare, report=report)) as frames,
+        ):
+            for frame in frames:
+                sink.write(frame)
+                report.frames += 1
+                report.damaged, report.seconds = opened.damaged, time.monotonic() - began
+                if progress is not None:
+                    progress(report)
     report.seconds = time.monotonic() - began
     return report
 

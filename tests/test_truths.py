@@ -1,8 +1,6 @@
 """What must always be true of an output, whatever the input (CONTRIBUTING.md)."""
 
-import gc
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +12,6 @@ import torch
 from conftest import decode, degraded, moved, planes
 
 from streamfix import enhance, load_pipeline
-from streamfix.compose import face_mask
 from streamfix.errors import ModelError, StreamfixError
 from streamfix.pipeline import Pipeline
 from streamfix.types import Frame
@@ -58,10 +55,13 @@ def test_elsewhere(
     rng = np.random.default_rng(0)
     empty = rng.integers(0, 255, face_picture.shape, dtype=np.uint8)
     wide = [np.concatenate([degraded(face_picture, n), empty], axis=1) for n in range(8)]
-    source = clip("in.mkv", [*wide, *[np.concatenate([empty, empty], axis=1)] * 8], pixel_format=pixel_format)
+    codec = "libx264" if pixel_format == "yuvj420p" else "ffv1"
+    empties = [np.concatenate([empty, empty], axis=1)] * 8
+    source = clip("in.mkv", [*wide, *empties], pixel_format=pixel_format, codec=codec)
     enhance(source, tmp_path / "out.mkv", pipeline=lite, **LOSSLESS)
     before, after = decode(source), decode(tmp_path / "out.mkv")
-    assert [f.format.name for f in after] == [f.format.name for f in before]
+    assert [f.format.name.replace("j", "") for f in after] == [f.format.name.replace("j", "") for f in before]
+    assert [f.color_range for f in after] == [f.color_range for f in before]
     changed = 0
     for number, (old, new) in enumerate(zip(before, after, strict=True)):
         for a, b in zip(planes(old), planes(new), strict=True):
@@ -92,25 +92,23 @@ def sound_packets(path: Path) -> list[tuple[Fraction, bytes]]:
 
 
 def test_memory_is_bounded(face_picture: np.ndarray, lite: Pipeline) -> None:
-    """However long the stream, only a window of frames is alive."""
-    alive: set[int] = set()
-    most = 0
+    """However long the stream, only a window of frames has been read beyond what has been written."""
+    read, most = 0, 0
 
-    def endless() -> Iterator[Frame]:
-        nonlocal most
-        for index in range(400):
+    def long() -> Iterator[Frame]:
+        nonlocal read
+        for read in range(1, 401):
             picture = av.VideoFrame.from_ndarray(face_picture[:96, :128].copy(), format="rgb24")
-            frame = Frame(picture=picture, index=index, pts=index, time_base=Fraction(1, 25))
-            alive.add(index)
-            weakref.finalize(picture, alive.discard, index)
-            most = max(most, len(alive))
-            yield frame
+            yield Frame(picture=picture, index=read - 1, pts=read - 1, time_base=Fraction(1, 25))
 
     pipeline = Pipeline(restorer=lite.restorer, detector=lite.detector, lookahead=12, batch_size=4)
-    count = sum(1 for _ in pipeline.run(endless()))
-    gc.collect()
-    assert count == 400
-    assert most <= 12 + 4 + 4 + 2 + 2 * 4 + 8
+    written = 0
+    for frame in pipeline.run(long()):
+        assert frame.index == written
+        written += 1
+        most = max(most, read - written)
+    assert written == 400
+    assert most <= 12 + 2 * 4 + (4 + 4 + 2) + 6  # lookahead, batch, queues, one in the hands of each stage
 
 
 class Broken:
@@ -139,13 +137,20 @@ def test_no_silence(
     assert threading.active_count() == before
 
 
-def test_it_helps(clip: Callable[..., Path], face_picture: np.ndarray, tmp_path: Path, lite: Pipeline) -> None:
-    """Restored faces are closer to the truth than the degraded input, inside the mask."""
-    big = np.ascontiguousarray(np.kron(face_picture, np.ones((2, 2, 1), np.uint8)))
-    source = clip("in.mkv", [degraded(big, n) for n in range(6)])
-    enhance(source, tmp_path / "out.mkv", pipeline=lite, **LOSSLESS)
-    truth = av.VideoFrame.from_ndarray(big, format="rgb24").reformat(format="yuv420p")
-    want = planes(truth)[0].astype(float)
-    before, after = (np.stack([planes(f)[0].astype(float) for f in decode(p)]) for p in (source, tmp_path / "out.mkv"))
-    assert float(face_mask().mean()) > 0.3
-    assert ((after - want) ** 2).mean() < ((before - want) ** 2).mean()
+def gradients(luma: np.ndarray) -> float:
+    return float((np.diff(luma, axis=0) ** 2).mean() + (np.diff(luma, axis=1) ** 2).mean())
+
+
+def test_it_helps(tmp_path: Path, lite: Pipeline) -> None:
+    """On the sample the restored face is about as near to the truth in PSNR and much nearer in sharpness."""
+    samples = Path(__file__).parent.parent / "samples"
+    enhance(samples / "webcam.mp4", tmp_path / "out.mkv", pipeline=lite, end=0.6, **LOSSLESS)
+    eyes_to_mouth = (slice(100, 240), slice(230, 350))
+    files = (samples / "webcam_clean.mp4", samples / "webcam.mp4", tmp_path / "out.mkv")
+    truth, before, after = (
+        np.stack([planes(f)[0][eyes_to_mouth].astype(float) for f in decode(file)[:15]]) for file in files
+    )
+    psnr_before, psnr_after = (-10 * np.log10(((x - truth) ** 2).mean() / 255**2) for x in (before, after))
+    assert psnr_after > psnr_before - 0.3
+    sharp = [np.mean([gradients(f) for f in x]) / np.mean([gradients(f) for f in truth]) for x in (before, after)]
+    assert abs(np.log(sharp[1])) < 0.8 * abs(np.log(sharp[0]))

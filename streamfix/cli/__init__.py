@@ -14,6 +14,7 @@ import typer
 
 from streamfix import __version__
 from streamfix.cli.common import out
+from streamfix.cli.learn import evaluate_app, train_app
 from streamfix.cli.machine import doctor, models_app
 from streamfix.cli.media import enhance, inspect
 
@@ -28,6 +29,8 @@ app.command()(enhance)
 app.command()(inspect)
 app.add_typer(models_app, name="models")
 app.command()(doctor)
+app.add_typer(train_app, name="train")
+app.add_typer(evaluate_app, name="evaluate")
 
 
 @app.callback(invoke_without_command=True)

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 @told
 def enhance(
-    inputs: Annotated[
-        list[str], typer.Argument(help="Videos, images, folders, or globs in quotes.", metavar="INPUT")
-    ],
+    inputs: Annotated[list[str], typer.Argument(help="Videos, images, folders, or globs in quotes.", metavar="INPUT")],
     output: Annotated[Path, typer.Option("-o", "--output", help="A file; a folder for several inputs.")],
     model: Annotated[str, typer.Option(help="Restorer: auto, lite, passthrough, or a weight file.")] = "auto",
     detector: Annotated[

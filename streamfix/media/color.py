@@ -247,7 +247,7 @@ def cut_out(frame: Frame, matrix: Matrix) -> Samples:
         rgb = np.stack([red, green, blue], axis=-1)
     else:
         rgb = np.repeat(got["Y"][..., None], 3, axis=-1)
-    return np.clip(rgb, 0.0, 1.0, dtype=np.float32)
+    return cast(Samples, np.clip(rgb, 0.0, 1.0, dtype=np.float32))
 
 
 def _spread(crop: Samples, matrix: Matrix, box: tuple[int, int, int, int], flags: int) -> Samples:

@@ -1,0 +1,186 @@
+"""`streamfix train` and `streamfix evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from streamfix.cli.common import err, out, plain, told
+
+train_app = typer.Typer(help="Train the networks on your own faces.", no_args_is_help=True)
+evaluate_app = typer.Typer(help="Measure restorers on faces and on video.", no_args_is_help=True)
+
+
+@train_app.callback()
+def _train() -> None:  # with a callback a lone command keeps its name
+    pass
+
+
+@train_app.command("lite")
+@told
+def train_lite(
+    data: Annotated[Path, typer.Option(help="Folder of aligned faces: 512x512, 640x640 or 400x400 with margin.")],
+    run: Annotated[Path, typer.Option(help="Folder of the run; an existing run goes on where it stands.")] = Path(
+        "runs/lite"
+    ),
+    steps: Annotated[int | None, typer.Option(help="Length of the run in steps.", min=1)] = None,
+    minutes: Annotated[float | None, typer.Option(help="Length of the run in minutes of training.", min=0)] = None,
+    lpips_alex: Annotated[Path | None, typer.Option(help="LPIPS weights with AlexNet features (.pth).")] = None,
+    lpips_vgg: Annotated[Path | None, typer.Option(help="LPIPS weights with VGG16 features (.pth).")] = None,
+    l1: Annotated[float, typer.Option(help="Weight of the L1 loss.", min=0)] = 1.0,
+    alex: Annotated[float, typer.Option(help="Weight of LPIPS over AlexNet.", min=0)] = 0.5,
+    vgg: Annotated[float, typer.Option(help="Weight of LPIPS over VGG16.", min=0)] = 0.5,
+    rate: Annotated[float, typer.Option(help="Highest learning rate.", min=0)] = 4e-4,
+    seed: Annotated[int, typer.Option(help="One seed, one result.")] = 0,
+    start: Annotated[Path | None, typer.Option(help="Begin from these weights (.safetensors).")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    workers: Annotated[int, typer.Option(help="Processes that prepare data.", min=0)] = 1,
+) -> None:
+    """Train the embedded restorer, or go on training it."""
+    from streamfix.train.lite import TrainConfig, train
+
+    config = TrainConfig(
+        data=data,
+        run=run,
+        steps=steps,
+        minutes=minutes,
+        lpips_alex=lpips_alex,
+        lpips_vgg=lpips_vgg,
+        l1=l1,
+        alex=alex,
+        vgg=vgg,
+        rate=rate,
+        seed=seed,
+        start=start,
+        device=device,
+        workers=workers,
+    )
+    with Progress(
+        TextColumn("step {task.fields[step]}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.1f} %  {task.fields[losses]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=err,
+    ) as bar:
+        task = bar.add_task("", total=1.0, step=0, losses="")
+
+        def show(step: int, done: float, losses: dict[str, float]) -> None:
+            words = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+            bar.update(task, completed=done, step=step, losses=words)
+
+        weights = train(config, report=show)
+    out.print(f"averaged weights: {weights}", highlight=False, markup=False, soft_wrap=True)
+
+
+Lpips = Annotated[list[Path] | None, typer.Option(help="LPIPS weight file (.pth); may be given twice.")]
+Embedding = Annotated[Path | None, typer.Option(help="ONNX face embedding, input (1, 3, 112, 112) RGB.")]
+Scaling = Annotated[str, typer.Option(help="Input scaling of the embedding: arcface or imagenet.")]
+Strip = Annotated[Path | None, typer.Option(help="Write a picture strip: input, restored, truth.")]
+
+
+@evaluate_app.command("faces")
+@told
+def evaluate_faces(
+    folder: Annotated[Path, typer.Argument(help="Folder of clean aligned faces.", metavar="DIR")],
+    model: Annotated[str, typer.Option(help="As for enhance.")] = "auto",
+    degradation: Annotated[str, typer.Option(help="paper or heavy.")] = "paper",
+    limit: Annotated[int, typer.Option(help="How many faces.", min=1)] = 60,
+    seed: Annotated[int, typer.Option(help="Of the degradation.")] = 0,
+    lpips: Lpips = None,
+    identity: Embedding = None,
+    identity_norm: Scaling = "arcface",
+    groups: Annotated[Path | None, typer.Option(help="CSV with a `file` column, to report by group.")] = None,
+    by: Annotated[str, typer.Option(help="Column of that CSV; numbers are cut into thirds.")] = "source",
+    strip: Strip = None,
+) -> None:
+    """Degrade clean faces by a seed, restore them, and measure."""
+    from streamfix.evaluate.faces import evaluate_faces as run
+    from streamfix.evaluate.faces import read_groups, save_strip
+    from streamfix.evaluate.metrics import Metrics
+    from streamfix.restore.base import describe, load_restorer
+
+    metrics = Metrics.load(lpips=lpips or (), identity=identity, norm=identity_norm)
+    labels = read_groups(groups, by) if groups else {}
+    restorer = load_restorer(model)
+    with _bar() as bar:
+        task = bar.add_task("faces", total=None)
+        scores = run(
+            folder,
+            restorer,
+            metrics,
+            degradation=degradation,
+            limit=limit,
+            seed=seed,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    table = Table("metric", "input", "restored", "restored / input", title=f"{len(scores.names)} faces, {degradation}")
+    for name, before, after, ratio in scores.table():
+        table.add_row(name, f"{before:.4f}", f"{after:.4f}", f"{ratio:.3f}")
+    out.print(table)
+    median = sorted(scores.seconds)[len(scores.seconds) // 2]
+    out.print(f"{describe(restorer)}: {median * 1e3:.1f} ms a face", highlight=False)
+    if labels:
+        name = next((c for c in scores.before[0] if c.startswith("LPIPS")), "PSNR")
+        by_group = Table(by, "faces", "input", "restored", "restored / input", title=name)
+        for label, (count, before, after) in scores.groups(labels, name).items():
+            by_group.add_row(plain(label), str(count), f"{before:.4f}", f"{after:.4f}", f"{after / before:.3f}")
+        out.print(by_group)
+    _left_out(scores.missing)
+    if strip is not None:
+        save_strip(scores.strip, strip)
+
+
+@evaluate_app.command("video")
+@told
+def evaluate_video(
+    clean: Annotated[Path, typer.Argument(help="The truth.")],
+    degraded: Annotated[Path, typer.Argument(help="What was restored.")],
+    restored: Annotated[Path, typer.Argument(help="The result.")],
+    detector: Annotated[str, typer.Option(help="As for enhance.")] = "auto",
+    lpips: Lpips = None,
+    identity: Embedding = None,
+    identity_norm: Scaling = "arcface",
+    strip: Strip = None,
+) -> None:
+    """Compare a restored video with its clean original, face by face."""
+    from streamfix.evaluate.faces import save_strip
+    from streamfix.evaluate.metrics import Metrics
+    from streamfix.evaluate.video import evaluate_video as run
+    from streamfix.faces.detect import load_detector
+
+    metrics = Metrics.load(lpips=lpips or (), identity=identity, norm=identity_norm)
+    with _bar() as bar:
+        task = bar.add_task("frames", total=None)
+        scores = run(
+            clean,
+            degraded,
+            restored,
+            detector=load_detector(detector),
+            metrics=metrics,
+            progress=lambda done: bar.update(task, completed=done),
+        )
+    table = Table(
+        "metric", "input", "restored", "restored / input", title=f"{scores.faces} faces in {scores.frames} frames"
+    )
+    for name, before in scores.degraded.items():
+        after = scores.restored[name]
+        table.add_row(name, f"{before:.4f}", f"{after:.4f}", f"{after / before:.3f}" if before else "-")
+    out.print(table)
+    _left_out(scores.missing)
+    if strip is not None:
+        save_strip(scores.strip, strip)
+
+
+def _bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+
+
+def _left_out(missing: list[str]) -> None:
+    for name in missing:
+        err.print(f"left out: {name}", highlight=False)

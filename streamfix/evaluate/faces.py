@@ -1,0 +1,124 @@
+"""`streamfix evaluate faces DIR`: degrade clean aligned faces by a seed, restore them, measure."""
+
+from __future__ import annotations
+
+import csv
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from streamfix._cv2 import cv2
+from streamfix.errors import InputError, UsageError
+from streamfix.evaluate.metrics import Metrics, Picture
+from streamfix.restore.base import Restorer, restore_images
+from streamfix.train.data import face_files, read_face, template_crop
+from streamfix.train.degradations import HEAVY, PAPER, published
+
+RECIPES = {"paper": PAPER, "heavy": HEAVY}
+
+
+@dataclass(slots=True)
+class FaceScores:
+    """Scores of every face: of the degraded input and of the restored output against the truth."""
+
+    names: list[str] = field(default_factory=list)
+    before: list[dict[str, float]] = field(default_factory=list)
+    after: list[dict[str, float]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    strip: list[tuple[Picture, Picture, Picture]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    def mean(self, which: str, column: str, subset: Sequence[int] | None = None) -> float:
+        """Mean of a column over all faces, or over those indices. which: "before" or "after"."""
+        rows: list[dict[str, float]] = getattr(self, which)
+        return float(np.mean([rows[i][column] for i in (range(len(rows)) if subset is None else subset)]))
+
+    def table(self) -> list[tuple[str, float, float, float]]:
+        """(metric, input, restored, restored / input) for every column."""
+        columns = list(self.before[0])
+        rows = [(c, self.mean("before", c), self.mean("after", c)) for c in columns]
+        return [(c, a, b, b / a if a else float("nan")) for c, a, b in rows]
+
+    def groups(self, labels: Mapping[str, str], column: str) -> dict[str, tuple[int, float, float]]:
+        """Label -> (faces, input, restored) for faces whose name has a label."""
+        members: dict[str, list[int]] = {}
+        for index, name in enumerate(self.names):
+            if name in labels:
+                members.setdefault(labels[name], []).append(index)
+        return {
+            k: (len(m), self.mean("before", column, m), self.mean("after", column, m))
+            for k, m in sorted(members.items())
+        }
+
+
+def evaluate_faces(
+    folder: Path,
+    restorer: Restorer,
+    metrics: Metrics,
+    *,
+    degradation: str = "paper",
+    limit: int = 60,
+    seed: int = 0,
+    keep: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> FaceScores:
+    """Measure a restorer on the first `limit` faces of a folder (sorted by a hash of their names, so that sources mix).
+
+    folder: aligned faces, 512x512 or larger with a margin (see `streamfix train`). degradation: "paper" or "heavy" (the published
+    recipes). Each face is degraded by a generator seeded with (seed, its name): adding a face changes no other.
+    keep: how many (input, restored, truth) triples to keep for a strip. Raises InputError or UsageError.
+    """
+    if degradation not in RECIPES:
+        raise UsageError(f"there is no degradation called {degradation!r}; choose one of: {', '.join(RECIPES)}")
+    files = sorted(face_files(folder), key=lambda p: zlib.crc32(p.name.encode()))[:limit]
+    scores = FaceScores(missing=list(metrics.missing))
+    for number, file in enumerate(files):
+        truth = template_crop(read_face(file))
+        rng = np.random.default_rng([seed, zlib.crc32(file.name.encode())])
+        degraded = published(truth, RECIPES[degradation], rng)
+        began = time.perf_counter()
+        restored = np.clip(restore_images(restorer, [degraded])[0], 0, 1)
+        scores.seconds.append(time.perf_counter() - began)
+        scores.names.append(file.name)
+        scores.before.append(metrics.compare(degraded, truth))
+        scores.after.append(metrics.compare(restored, truth))
+        if len(scores.strip) < keep:
+            scores.strip.append((degraded, restored, truth))
+        if progress is not None:
+            progress(number + 1, len(files))
+    return scores
+
+
+def read_groups(index: Path, column: str) -> dict[str, str]:
+    """File name -> group from a CSV with a `file` column; numbers are cut into thirds, words are groups as they are."""
+    try:
+        with index.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise InputError(f"cannot read {index}: {error.strerror}; give a CSV file with a `file` column") from error
+    if not rows or "file" not in rows[0] or column not in rows[0]:
+        raise InputError(f"{index} has no columns `file` and `{column}`; name a column that it has")
+    values = {Path(row["file"]).name: row[column] for row in rows if row[column] not in ("", None)}
+    try:
+        numbers = {name: float(value) for name, value in values.items()}
+    except ValueError:
+        return values
+    low, high = np.quantile(list(numbers.values()), [1 / 3, 2 / 3])
+    bounds = (f"{column} < {low:.1f}", f"{column} {low:.1f}..{high:.1f}", f"{column} > {high:.1f}")
+    return {name: bounds[int(v >= low) + int(v > high)] for name, v in numbers.items()}
+
+
+def save_strip(rows: Sequence[Sequence[Picture]], path: Path, *, height: int = 256) -> None:
+    """Rows of pictures of one shape as one PNG, each `height` pixels high."""
+    lines = []
+    for row in rows:
+        cells = [
+            cv2.resize(p, (round(p.shape[1] * height / p.shape[0]), height), interpolation=cv2.INTER_AREA) for p in row
+        ]
+        lines.append(np.concatenate(cells, axis=1))
+    sheet = np.rint(np.clip(np.concatenate(lines), 0, 1) * 255).astype(np.uint8)
+    cv2.imwrite(str(path), sheet[..., ::-1])

@@ -1,0 +1,111 @@
+"""Metrics of image pairs. Those whose weights are not at hand are left out by name, never replaced by something else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from streamfix._cv2 import cv2
+from streamfix.errors import DependencyError, ModelError
+from streamfix.faces.align import TEMPLATE
+from streamfix.train.losses import Lpips
+
+Picture = npt.NDArray[np.float32]
+"""float32 (H, W, 3), RGB in [0, 1]."""
+
+_ARCFACE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+"""Five-point template of ArcFace's 112x112 input (insightface)."""
+
+_NORMS = {"arcface": ((0.5,) * 3, (0.5,) * 3), "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
+
+
+class Identity:
+    """Face embedding by an ONNX model on aligned 512x512 crops.
+
+    path: ONNX with input (1, 3, 112, 112), RGB, ArcFace alignment. norm: "arcface" ((x - 0.5) / 0.5) or "imagenet" mean and std.
+    """
+
+    def __init__(self, path: Path, *, norm: str = "arcface") -> None:
+        import onnxruntime
+
+        if norm not in _NORMS:
+            raise ModelError(f"there is no input scaling called {norm!r}; choose one of: {', '.join(_NORMS)}")
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise ModelError(f"{path} is no ONNX face embedding that can be loaded ({type(error).__name__})") from error
+        self._input = self._session.get_inputs()[0].name
+        self._mean, self._std = (np.array(v, np.float32) for v in _NORMS[norm])
+        # least squares between two fixed templates: aligned crops need no detector
+        source, target = TEMPLATE - TEMPLATE.mean(0), _ARCFACE - _ARCFACE.mean(0)
+        a, b = (source * target).sum(), (source[:, 0] * target[:, 1] - source[:, 1] * target[:, 0]).sum()
+        turn = np.array([[a, -b], [b, a]]) / (source**2).sum()
+        self._matrix = np.hstack([turn, (_ARCFACE.mean(0) - turn @ TEMPLATE.mean(0))[:, None]])
+
+    def __call__(self, crop: Picture) -> npt.NDArray[np.float32]:
+        """Unit embedding, float32 (D,)."""
+        small = cv2.GaussianBlur(crop, (0, 0), 1.8)  # 512 -> 112 without aliasing
+        face = cv2.warpAffine(small, self._matrix, (112, 112), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        tensor = ((np.asarray(face, np.float32) - self._mean) / self._std).transpose(2, 0, 1)[None]
+        vector = self._session.run(None, {self._input: np.ascontiguousarray(tensor)})[0][0]
+        return cast(npt.NDArray[np.float32], vector / np.linalg.norm(vector))
+
+
+@dataclass(slots=True)
+class Metrics:
+    """PSNR, SSIM, and, where their weight files are given, LPIPS and identity cosine."""
+
+    lpips: Sequence[Lpips] = ()
+    identity: Identity | None = None
+    missing: list[str] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, *, lpips: Sequence[Path] = (), identity: Path | None = None, norm: str = "arcface") -> Metrics:
+        """Load what files are there; `missing` names the metrics left out, with the option that brings them."""
+        missing = [] if lpips else ["LPIPS (give its weights: --lpips FILE)"]
+        missing += [] if identity else ["identity (give a face embedding: --identity FILE)"]
+        return cls([Lpips(p) for p in lpips], Identity(identity, norm=norm) if identity else None, missing)
+
+    def names(self) -> list[str]:
+        """Columns, in the order of `compare`."""
+        return ["PSNR", "SSIM", *(f"LPIPS-{n.kind}" for n in self.lpips), *(["identity"] if self.identity else [])]
+
+    @torch.inference_mode()
+    def compare(self, image: Picture, truth: Picture) -> dict[str, float]:
+        """PSNR in dB, SSIM (11x11 Gaussian, sigma 1.5), LPIPS v0.1 (lower is better), identity as cosine."""
+        a, b = tensor(image), tensor(truth)
+        values = {"PSNR": psnr(image, truth), "SSIM": ssim(a, b)}
+        for net in self.lpips:
+            values[f"LPIPS-{net.kind}"] = float(net(a * 2 - 1, b * 2 - 1))
+        if self.identity is not None:
+            values["identity"] = float(self.identity(image) @ self.identity(truth))
+        return values
+
+
+def tensor(image: Picture) -> Tensor:
+    """(H, W, 3) as (1, 3, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
+
+
+def psnr(image: Picture, truth: Picture) -> float:
+    """Peak signal to noise ratio in dB over RGB in [0, 1]; infinite where both are equal."""
+    error = float(np.mean((image.astype(np.float64) - truth) ** 2))
+    return float("inf") if error == 0 else -10 * float(np.log10(error))
+
+
+def ssim(a: Tensor, b: Tensor) -> float:
+    """Structural similarity of (1, 3, H, W) in [0, 1], by torchmetrics."""
+    try:
+        from torchmetrics.functional.image import structural_similarity_index_measure as measure
+    except ImportError as error:
+        raise DependencyError(f"torchmetrics cannot be loaded ({error}); pip install 'streamfix[evaluate]'") from error
+    return float(measure(a, b, data_range=1.0))  # type: ignore[arg-type]
