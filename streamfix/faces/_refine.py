@@ -38,7 +38,7 @@ class Net(Protocol):
 
 
 def refine(net: Net, image: Image, landmarks: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], float]:
-    """Better landmarks (5, 2) of one face, and how sure the network is of a face in the close-up (0 where it sees none).
+    """Better landmarks (5, 2) of one face, and how sure the network is of it in the close-ups (0 where it sees none).
 
     image: upright RGB frame. Always two canvases a face and pass, so that a face gets the same result alone and among others.
     """
@@ -58,19 +58,17 @@ def refine(net: Net, image: Image, landmarks: npt.NDArray[np.float64]) -> tuple[
                 matrix[0, 2] += CLOSE_UP - 1
             maps.append(matrix)
         canvases = np.stack([_close_up(image, matrix) for matrix in maps])
-        found = net.candidates(canvases, threshold=_SEEN)
-        seen = [_central(candidates) for candidates in found]
-        if any(one is None for one in seen):
-            return landmarks, 0.0
         views = []
         scores = []
-        for one, matrix, mirrored in zip(seen, maps, (False, True), strict=True):
-            assert one is not None
-            points, sure = one
-            views.append(apply(invert(matrix), points[_SWAPPED] if mirrored else points))
-            scores.append(sure)
+        for found, matrix, mirrored in zip(net.candidates(canvases, threshold=_SEEN), maps, (False, True), strict=True):
+            seen = _central(found)
+            if seen is not None:
+                views.append(apply(invert(matrix), seen[0][_SWAPPED] if mirrored else seen[0]))
+                scores.append(seen[1])
+        if not views:
+            return landmarks, score
         landmarks = np.mean(views, axis=0)
-        score = float(np.mean(scores))
+        score = sum(scores) / len(maps)
     return landmarks, score
 
 

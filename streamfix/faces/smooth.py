@@ -17,8 +17,9 @@ _POSITION_SIGMA = 0.10
 _SHAPE_SIGMA = 0.15
 """Seconds: standard deviations of the Gaussian weights; scale and angle are smoothed harder than position."""
 _CURVATURE_PENALTY = 0.3
-_ROUNDS = 3
+_ROUNDS = 4
 _TUKEY = 4.685
+_MOST_SPREAD = 2.5
 _POSITION_BOUND = 0.03
 _SHAPE_BOUND = 0.03
 """How far the smoothed crop may stray from a trusted measurement: shares of the face's size; radians, and natural log of scale."""
@@ -148,8 +149,10 @@ def _inliers(times: Vector, values: Vector, trust: Vector) -> Vector:
     if len(times) < 5:  # too few to outvote one of them
         return keep
     design, gauss = _design(times, _SHAPE_SIGMA)
+    # shape and offset change slowly, so their medians start the search even where many samples are wrong
+    residual = np.abs(values - np.median(values, axis=0))
+    residual[:, :2] = 0.0
     for _ in range(_ROUNDS):
-        residual = np.abs(values - design @ _fit(design, values, gauss * trust * keep))
         channels = np.stack(
             [
                 _scaled(np.hypot(residual[:, 0], residual[:, 1]), _POSITION_FLOOR),
@@ -161,11 +164,14 @@ def _inliers(times: Vector, values: Vector, trust: Vector) -> Vector:
         worst = channels.max(axis=0) / _TUKEY
         # a floor keeps the equations solvable where everything disagrees with everything
         keep = np.maximum(np.where(worst < 1, (1 - np.minimum(worst, 1) ** 2) ** 2, 0.0), 1e-4)
+        residual = np.abs(values - design @ _fit(design, values, gauss * trust * keep))
     return keep
 
 
 def _scaled(residual: Vector, floor: float) -> Vector:
-    return np.asarray(residual / max(1.4826 * float(np.median(residual)), floor), dtype=np.float64)
+    """Residuals in units of their own spread, which is taken to lie between the floor and a small multiple of it."""
+    spread = min(max(1.4826 * float(np.median(residual)), floor), _MOST_SPREAD * floor)
+    return np.asarray(residual / spread, dtype=np.float64)
 
 
 def _bounded(step: Vector, bound: float, trust: float) -> Vector:

@@ -18,7 +18,8 @@ BIRTH_SCORE = 0.7
 CONTINUE_SCORE = 0.4
 """A face at least this sure may continue a track whose prediction it overlaps."""
 CONFIRM_HITS = 3
-"""Faces that make a track out of a proposal, within CONFIRM_FRAMES frames of the first."""
+CONFIRM_SCORE = 0.65
+"""So many faces, with this mean score at least (the best count), make a track of a proposal within CONFIRM_FRAMES frames."""
 CONFIRM_FRAMES = 6
 MAX_GAP = 8
 """Frames without a face that a track coasts through; longer, and it is dead."""
@@ -36,7 +37,7 @@ _VELOCITY_HITS = 4
 _DAMPING = 0.85
 _SAME_PERSON = 0.45
 _OTHER_PERSON = 0.05
-_CROSS_TALK = 0.7
+_CROSS_TALK = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,12 @@ class Track:
     def confirmed(self) -> bool:
         """Whether enough faces have been seen."""
         return self.id >= 0
+
+    @property
+    def convincing(self) -> bool:
+        """Whether the faces seen so far, all of them still held, make a track."""
+        best = sorted((hit.face.score for hit in self.hits.values()), reverse=True)[:CONFIRM_HITS]
+        return len(best) == CONFIRM_HITS and sum(best) >= CONFIRM_HITS * CONFIRM_SCORE
 
     def add(self, hit: Hit) -> None:
         """Take a face."""
@@ -141,7 +148,7 @@ class Tracker:
         for hit in free:
             self._birth(hit)
         for track in self._active:
-            if not track.confirmed and track.total >= CONFIRM_HITS:
+            if not track.confirmed and track.convincing:
                 self._confirm(track)
 
     def finish(self) -> None:
