@@ -174,7 +174,7 @@ def test_crf_and_preset_reach_the_encoder(tmp_path: Path) -> None:
 
 def test_unknown_and_absent_encoders(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mkv")
-    with pytest.raises(OutputError, match="no video encoder called 'h269'.*choose h264, hevc, av1, ffv1"):
+    with pytest.raises(OutputError, match=r"no video encoder called 'h269'.*choose h264, hevc, av1, ffv1"):
         copy(source, tmp_path / "out.mp4", codec="h269")
     with pytest.raises(OutputError, match="no video encoder called 'aac'"):
         copy(source, tmp_path / "out.mp4", codec="aac")
@@ -188,11 +188,12 @@ def test_a_hardware_encoder_works_or_says_so_before_any_frame(tmp_path: Path) ->
     try:
         copy(source, tmp_path / "out.mp4", codec="h264_nvenc")
     except OutputError as error:
-        assert "h264_nvenc" in str(error)
-        assert "choose h264, hevc or av1" in str(error)
-        assert [p.name for p in tmp_path.iterdir()] == ["in.mkv"]
+        said = str(error)
     else:
         assert times(tmp_path / "out.mp4") == times(source)
+        return
+    assert said == "the hardware encoder h264_nvenc cannot be opened on this machine; choose h264, hevc or av1"
+    assert [p.name for p in tmp_path.iterdir()] == ["in.mkv"]
 
 
 def test_encoders_write_nothing_to_the_terminal(tmp_path: Path) -> None:

@@ -34,9 +34,11 @@ def describe(container: av.container.InputContainer) -> dict[int, str]:
     with _dump_lock:  # the log level is global to the process
         level = av.logging.get_level()
         av.logging.set_level(av.logging.INFO)
+        av.logging.set_libav_level(av.logging.VERBOSE)  # below it the chroma location is left out
         try:
             text: str = container.dumps_format()  # type: ignore[attr-defined]  # missing from PyAV's stubs
         finally:
+            av.logging.set_libav_level(av.logging.INFO)  # FFmpeg's own default
             av.logging.set_level(level)
     return {
         int(m[1]): m[2] for m in re.finditer(r"Stream #0:(\d+)[^\n]*?: (?=Video|Audio|Subtitle|Data|Att)([^\n]*)", text)
@@ -142,8 +144,9 @@ def stream_facts(stream: av.stream.Stream, description: str = "") -> Facts:
         "time_base": str(stream.time_base),
         "duration": seconds,
         "metadata": dict(stream.metadata),
-        "description": description,
     }
+    if stream.type not in ("video", "audio") and description:
+        found["description"] = description
     if context is not None:
         found["profile"] = context.profile
         found["bit_rate"] = context.bit_rate

@@ -71,7 +71,7 @@ class ImageSink(Sink):
         pixels = picture.to_ndarray() if picture.format.name in _KEPT else picture.to_ndarray(format="rgb24")
         try:
             self._save(staged, pixels, original, target)
-        except (OSError, ValueError, KeyError, cv2.error) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, cv2.error) as error:
             raise OutputError(explain(error, target)) from error
         self.written += 1
 
@@ -114,9 +114,9 @@ class ImageSink(Sink):
             out |= {"quality": JPEG_QUALITY, "method": 4, "lossless": lossless, "exact": True}
             if like.xmp or note:
                 out["xmp"] = like.xmp or _xmp(note)
-        elif suffix in (".tif", ".tiff"):
+        elif suffix in (".tif", ".tiff") and not like.exif:  # Pillow writes an EXIF block into uncompressed TIFF only
             out["compression"] = "tiff_lzw"
-            if note and not like.exif:
+            if note:
                 out["description"] = note
         if like.dpi and suffix in (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"):
             out["dpi"] = like.dpi
