@@ -31,6 +31,9 @@ from streamfix.train.degradations import Mixture
 from streamfix.train.losses import Lpips
 from streamfix.types import CROP_SIZE
 
+Report = Callable[[int, float, dict[str, float]], None]
+"""Called with (step, share of the run that is done, mean losses since the last call)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
@@ -63,7 +66,7 @@ class TrainConfig:
     seed: int = 0
     stages: tuple[Stage, ...] = (
         Stage(until=0.3, size=256, batch=8, vgg=128, shard=2),
-        Stage(until=1.0, size=CROP_SIZE, batch=4, vgg=192),
+        Stage(until=1.0, size=CROP_SIZE, batch=2, vgg=192),
     )
     rate: float = 4e-4
     last_rate: float = 1e-5
@@ -263,7 +266,7 @@ class Trainer:
         self.step, self.sample, self.seconds = state["step"], state["sample"], state["seconds"]
 
 
-def train(config: TrainConfig, *, report: Callable[[int, float, dict[str, float]], None] | None = None) -> Path:
+def train(config: TrainConfig, *, report: Report | None = None) -> Path:
     """Train, or go on training, until the length of the run is reached; returns the path of the averaged weights.
 
     report(step, share done, mean losses since the last report) is called every `log_every` steps. Raises UsageError for
@@ -277,11 +280,20 @@ def train(config: TrainConfig, *, report: Callable[[int, float, dict[str, float]
         stage = trainer.stage(batch)
         return stage.size, stage.batch
 
-    if trainer.progress() < 1:
-        batches = Batches(plan, batch=trainer.step, sample=trainer.sample)
-        saved = started = time.monotonic()
-        sums: dict[str, float] = {}
-        count = 0
+    try:
+        if trainer.progress() < 1:
+            _loop(trainer, pairs, Batches(plan, batch=trainer.step, sample=trainer.sample), log, report)
+    finally:
+        log.close()
+    return config.run / "lite.safetensors"
+
+
+def _loop(trainer: Trainer, pairs: FacePairs, batches: Batches, log: _Log, report: Report | None) -> None:
+    config = trainer.config
+    sums: dict[str, float] = {}
+    count = 0
+    saved = started = time.monotonic()
+    try:
         for batch in loader(pairs, batches, workers=config.workers):
             losses = trainer.train_step(batch)
             now = time.monotonic()
@@ -302,9 +314,10 @@ def train(config: TrainConfig, *, report: Callable[[int, float, dict[str, float]
             if now - saved > config.save_every:
                 trainer.save()
                 saved = time.monotonic()
-        trainer.save()
-    log.close()
-    return config.run / "lite.safetensors"
+    except KeyboardInterrupt:
+        trainer.save()  # the step in hand is lost at most, and done again on resumption
+        raise
+    trainer.save()
 
 
 class _Log:
