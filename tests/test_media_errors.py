@@ -200,6 +200,14 @@ def test_a_read_only_folder(tmp_path: Path) -> None:
     assert sentence(caught.value) == "/sys/kernel/out.mp4 cannot be written: permission denied; choose another folder"
 
 
+def test_names_that_ffmpeg_would_misread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = make_video(tmp_path / "in.mp4").rename(tmp_path / "at 12:30 é %03d.mp4")
+    target = copy(Path(source.name), Path("pipe:1 [x].mkv"))
+    assert len(times(tmp_path / target.name)) == 12
+    assert find_media("pipe:1 [x].mkv") == [target]
+
+
 def test_nothing_written_is_an_error(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4")
     with open_source(source) as frames, pytest.raises(OutputError, match="no frame was written"):  # noqa: SIM117

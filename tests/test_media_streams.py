@@ -120,7 +120,7 @@ def test_packets_lie_in_the_order_of_time(tmp_path: Path) -> None:
             ".mp4",
             r"stream 3 \(subtitle, subrip\).*stream 5 \(attachment, font/ttf\).*--drop attachments --drop subtitles",
         ),
-        (".webm", r"cannot hold .*stream 1 \(audio, aac\).*\.mkv.*--drop"),
+        (".webm", r"cannot hold .*stream 1 \(audio, aac\).*write \.mkv instead, or leave them out with --drop"),
         (".ts", r"stream 3 \(subtitle, subrip\)"),
         (".mpg", r"cannot hold .*stream 1 \(audio, aac\)"),
     ],
@@ -262,8 +262,9 @@ def test_side_by_side_frames_are_taken_as_they_come(tmp_path: Path) -> None:
     with open_source(source) as frames, open_sink(tmp_path / "out.mp4", like=frames) as sink:
         for frame in frames:
             sink.write(replace(frame, picture=pattern(frame.index, size=(128, 48))))
-    with open_source(tmp_path / "out.mp4") as out:
+    with open_source(tmp_path / "out.mp4") as out, open_source(source) as before:
         assert (out.width, out.height, out.rotation) == (128, 48, 90)
+        assert out.duration == before.duration == 0.4
     assert times(tmp_path / "out.mp4") == times(source)
 
 
@@ -285,3 +286,47 @@ def test_a_second_video_stream_is_copied(tmp_path: Path) -> None:
         first = [bytes(p) for p in before.demux(before.streams.video[1]) if p.size]
         assert [bytes(p) for p in after.demux(after.streams.video[1]) if p.size] == first
     assert np.all(np.diff([float(t) for t in times(tmp_path / "out.mkv")]) > 0)
+
+
+def clip_with(path: Path, *, timecode: str | None = None, klv: int = 0) -> Path:
+    """Thirty frames with a timecode track or a stream of metadata packets."""
+    with av.open(str(path), "w") as out:
+        video = out.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        if timecode is not None:
+            video.metadata["timecode"] = timecode
+        data = out.add_data_stream("klv") if klv else None
+        for number in range(30):
+            picture = pattern(number)
+            picture.pts, picture.time_base = number, Fraction(1, 25)
+            out.mux(video.encode(picture))
+            if data is not None:
+                packet = av.Packet(bytes([number]) * klv)
+                packet.stream, packet.time_base, packet.pts, packet.dts = data, Fraction(1, 25), number, number
+                out.mux(packet)
+        out.mux(video.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".mov", ".mp4", ".mkv"])
+def test_a_timecode_survives(tmp_path: Path, suffix: str) -> None:
+    source = clip_with(tmp_path / "in.mov", timecode="01:02:03:04")
+    assert [k for k, _ in kinds(source)] == ["video", "data"]
+    target = copy(source, tmp_path / f"out{suffix}")
+    with av.open(str(target)) as container:
+        tags = {k.lower(): v for k, v in container.streams.video[0].metadata.items()}
+    assert tags["timecode"] == "01:02:03:04"
+    assert [k for k, _ in kinds(target)] == (["video"] if suffix == ".mkv" else ["video", "data"])
+
+
+def test_data_packets_survive_where_they_can(tmp_path: Path) -> None:
+    source = clip_with(tmp_path / "in.ts", klv=17)
+    target = copy(source, tmp_path / "out.ts")
+    assert packets(target, "data") == packets(source, "data")
+    assert times(target) == times(source)
+    for suffix in (".mkv", ".mp4", ".avi"):
+        with pytest.raises(
+            OutputError, match=r"stream 1 \(data, klv\); write \.mov instead, or leave it out with --drop data$"
+        ):
+            copy(source, tmp_path / f"out{suffix}")
+    assert hashes(copy(source, tmp_path / "out.mov"), "data") == hashes(source, "data")  # as the message promises

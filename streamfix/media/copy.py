@@ -85,47 +85,32 @@ class StreamCopier:
     def _wanted(self) -> list[av.stream.Stream]:
         out = []
         chapters = bool(self._input.chapters())
-        mov = self._output.format.name in _MOV
+        tagged = self._output.format.name in _MOV | _MATROSKA
         for stream in self._input.streams:
             if stream.index in self._dropped or stream.index == self._video:
                 continue
             # a QuickTime chapter track is read as chapters, a timecode track as a tag: both are written anew from those
             hidden = stream.type == "data" and stream.discard == av.stream.Discard.all and chapters
-            if hidden or (stream.type == "data" and "timecode" in stream.metadata and mov):
+            if hidden or (stream.type == "data" and "timecode" in stream.metadata and tagged):
                 continue
             out.append(stream)
         return out
 
     def check(self) -> None:
         """Raise OutputError naming every stream that the container cannot hold, and what to do about it."""
-        bad = [s for s in self._wanted() if not self._fits(s)]
+        form = self._output.format.name
+        bad = [s for s in self._wanted() if not _fits(s, form)]
         if not bad:
             return
         suffix = Path(self._output.name).suffix
         words = [f"stream {s.index} ({s.type}, {codec_name(s)})" for s in bad]
         kinds = sorted({kind(s) for s in bad})
+        elsewhere = next((s for f, s in (("matroska", ".mkv"), ("mov", ".mov")) if all(_fits(b, f) for b in bad)), None)
+        other = f"write {elsewhere} instead, or " if elsewhere else ""
         raise OutputError(
-            f"{suffix} ({self._output.format.name}) cannot hold {' and '.join(words)}; "
-            f"write .mkv instead, or leave out with {' '.join(f'--drop {k}' for k in kinds)}"
+            f"{suffix} ({form}) cannot hold {' and '.join(words)}; "
+            f"{other}leave {'it' if len(bad) == 1 else 'them'} out with {' '.join(f'--drop {k}' for k in kinds)}"
         )
-
-    def _fits(self, stream: av.stream.Stream) -> bool:
-        """Try the stream alone: the muxer itself says whether it takes it."""
-        form = self._output.format.name
-        if stream.type == "attachment" or (is_cover(stream) and form in _MATROSKA):
-            return form in _MATROSKA and (stream.type == "attachment" or codec_name(stream) in _COVER_TYPES)
-        if is_cover(stream) and form not in HOLDS_COVER:
-            return False
-        if form == "mpegts" and codec_name(stream) not in _TRANSPORT:
-            return False
-        try:
-            trial = av.open(io.BytesIO(), "w", format=form)
-            trial.add_stream_from_template(stream, opaque=True)
-            trial.start_encoding()
-            trial.close()
-        except (ValueError, av.error.FFmpegError):
-            return False
-        return True
 
     def add(self, stream: av.stream.Stream) -> None:
         """Give the output a stream like this one."""
@@ -235,6 +220,10 @@ class StreamCopier:
             if cover:
                 packet.pts = packet.dts = 0
             packet.pts = max(packet.pts, packet.dts)
+            if not packet.duration and self._output.format.name in _MOV:
+                packet.duration = (
+                    timeline.step
+                )  # MP4 ends with its last sample's duration: with none it would be cut off
             return packet
 
     def _all_past_end(self, index: int) -> bool:
@@ -246,3 +235,23 @@ class StreamCopier:
     def close(self) -> None:
         """Let go of the source file."""
         self._input.close()
+
+
+def _fits(stream: av.stream.Stream, form: str) -> bool:
+    """Whether a container can hold a stream: the muxer itself says so when it is given the stream alone."""
+    if stream.type == "attachment" or (is_cover(stream) and form in _MATROSKA):
+        return form in _MATROSKA and (stream.type == "attachment" or codec_name(stream) in _COVER_TYPES)
+    if is_cover(stream) and form not in HOLDS_COVER:
+        return False
+    if stream.type in ("data", "subtitle") and form in ("avi", "flv", "mpeg", "vob"):
+        return False  # these take anything and lose what it was
+    if form == "mpegts" and codec_name(stream) not in _TRANSPORT:
+        return False
+    try:
+        trial = av.open(io.BytesIO(), "w", format=form)
+        trial.add_stream_from_template(stream, opaque=True)
+        trial.start_encoding()
+        trial.close()
+    except (ValueError, av.error.FFmpegError):
+        return False
+    return True

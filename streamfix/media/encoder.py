@@ -33,6 +33,7 @@ _X26X = ["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow
 _PRESETS = {"libx264": _X26X, "libx265": _X26X, "libsvtav1": [str(n) for n in range(14)]}
 _SURFACES = {"cuda", "vaapi", "qsv", "d3d11", "d3d12", "dxva2_vld", "drm_prime", "videotoolbox_vld", "vulkan", "amf"}
 _WHOLE_CHROMA = {"libx264", "libx265", "mpeg2video"}
+_FULL_RANGE, _LIMITED_RANGE, _BT709 = 2, 1, 1
 _LEAST_SIZE = {"libx265": 64}  # below, x265 4.1 writes past its buffers (found with glibc's MALLOC_CHECK_)
 
 
@@ -152,3 +153,43 @@ def _hdr_parts(encoder: str, hdr: HdrMetadata) -> list[str]:
         key = {"libx264": "cll", "libx265": "max-cll"}.get(encoder, "content-light")
         parts.append(f"{key}={hdr.content_light[0]},{hdr.content_light[1]}")
     return parts
+
+
+def tame(rate: Fraction) -> Fraction:
+    """A frame rate that encoders accept: between 1 and 240, small terms."""
+    return min(max(rate.limit_denominator(1001), Fraction(1)), Fraction(240))
+
+
+def standard(rate: Fraction) -> Fraction:
+    """The usual rate that an average of measured times stands for, the rate itself where none is near."""
+    usual = [
+        Fraction(n * 1000, d)
+        for n in (24, 25, 30, 50, 60)
+        for d in (1000, 1001)
+        if (n, d) not in ((25, 1001), (50, 1001))
+    ]
+    nearest = min(usual, key=lambda r: abs(r - rate))
+    return nearest if abs(nearest - rate) / nearest < Fraction(1, 2000) else rate
+
+
+def tags_of(picture: av.VideoFrame, source: ColorTags, name: str) -> ColorTags:
+    """Tags for the output: the picture's own, and the source's where it has none."""
+    if picture.format.is_rgb:
+        rgb = av.VideoFormat(name, 16, 16).is_rgb
+        matrix, span = (0, _FULL_RANGE) if rgb else (_BT709, _LIMITED_RANGE)
+        return ColorTags(matrix=matrix, range=span, transfer=source.transfer, primaries=source.primaries)
+    return ColorTags(
+        matrix=int(picture.colorspace) if int(picture.colorspace) != 2 else source.matrix,
+        range=range_of(picture) or source.range,
+        transfer=int(picture.color_trc) if int(picture.color_trc) != 2 else source.transfer,
+        primaries=int(picture.color_primaries) if int(picture.color_primaries) != 2 else source.primaries,
+        chroma_location=source.chroma_location,
+    )
+
+
+def range_of(picture: av.VideoFrame) -> int:
+    """Code of the range: yuvj is full by its name, and so is grey unless it is tagged otherwise."""
+    name = picture.format.name
+    if name.startswith("yuvj") or (name.startswith(("gray", "ya")) and int(picture.color_range) == 0):
+        return _FULL_RANGE
+    return int(picture.color_range)

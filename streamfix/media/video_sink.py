@@ -15,7 +15,7 @@ import av.error
 from streamfix.errors import OutputError
 from streamfix.media import encoder as encoders
 from streamfix.media import matroska
-from streamfix.media.base import ColorTags, Sink
+from streamfix.media.base import Sink
 from streamfix.media.copy import HOLDS_COVER, StreamCopier
 from streamfix.media.part import explain, part_of, prepare
 from streamfix.media.video import VideoSource
@@ -56,7 +56,7 @@ _ITUNES = {
     "track",
     "disc",
 }
-_FULL_RANGE, _LIMITED_RANGE, _BT709 = 2, 1, 1
+_LIMITED_RANGE = 1
 _INTERLACED = (1 << 18) | (1 << 29)  # AV_CODEC_FLAG_INTERLACED_DCT, AV_CODEC_FLAG_INTERLACED_ME
 _FRAME_DURATION = 1 << 8  # AV_CODEC_FLAG_FRAME_DURATION: packets carry their frame's duration
 
@@ -150,7 +150,7 @@ class VideoSink(Sink):
             options["movie_timescale"] = str(movie if movie <= 10_000_000 else min(scale, _MAX_TIMESCALE))
             if not self._itunes:
                 options["movflags"] = "use_metadata_tags"  # keep tags that iTunes has no name for
-        return av.open(str(self._part), "w", format=self._form, container_options=options)
+        return av.open(str(self._part.absolute()), "w", format=self._form, container_options=options)
 
     def _add_streams(self) -> None:
         """Streams in the order of the source; raises OutputError for those that the container cannot hold."""
@@ -159,7 +159,7 @@ class VideoSink(Sink):
         for other in copier.before():
             copier.add(other)
         try:
-            stream = self._output.add_stream(self._codec.name, rate=_tame(like.rate))
+            stream = self._output.add_stream(self._codec.name, rate=encoders.tame(like.rate))
         except ValueError as error:
             raise OutputError(
                 f"{self.path.suffix} ({self._form}) cannot hold {self.encoder}; choose another codec, or write .mkv"
@@ -187,13 +187,13 @@ class VideoSink(Sink):
         context.width, context.height, context.pix_fmt = width, height, name
         self._time_base = frame.time_base
         if self._form in _ON_A_GRID:
-            self._grid = _standard(_tame(like.rate))
+            self._grid = encoders.standard(encoders.tame(like.rate))
             context.time_base = 1 / self._grid
             context.framerate = self._grid
         else:
             context.time_base = frame.time_base
         self._stream.time_base = frame.time_base if not self._grid or self._program else 1 / self._grid
-        tags = _tags_of(picture, like.color, name)
+        tags = encoders.tags_of(picture, like.color, name)
         context.colorspace, context.color_range = tags.matrix, tags.range
         context.color_primaries, context.color_trc = tags.primaries, tags.transfer
         context.sample_aspect_ratio = like.sample_aspect_ratio
@@ -264,19 +264,21 @@ class VideoSink(Sink):
             raise OutputError(
                 f"{self.path} cannot be written: the frame at {frame.time:.3f} s does not come after the one before"
             )
+        step = 1 if self._grid is not None else max(round(1 / (self._like.rate * self._time_base)), 1)
         self._last = number
         picture = self._convert(frame.picture)
-        before = picture.pts, picture.time_base, picture.pict_type
+        before = picture.pts, picture.time_base, picture.pict_type, picture.duration
         picture.pts = number
         picture.time_base = self._time_base if self._grid is None else 1 / self._grid
         picture.pict_type = 0  # or the encoder repeats the source's choice of I, P and B frames
         if self._grid is not None:
             self._stamps[number] = stamp
-            picture.duration = 1
+        if self._grid is not None or not picture.duration:  # without one, the last frame would last no time at all
+            picture.duration = step
         try:
             self._mux(self._stream.encode(picture))
         finally:
-            picture.pts, picture.pict_type = before[0], before[2]
+            picture.pts, picture.pict_type, picture.duration = before[0], before[2], before[3]
             if before[1] is not None:
                 picture.time_base = before[1]
 
@@ -310,7 +312,7 @@ class VideoSink(Sink):
                 interpolation="BICUBIC",
             )
         # naming the same range twice keeps FFmpeg from squeezing yuvj (full by name) into the limited range
-        kept = _range_of(picture)
+        kept = encoders.range_of(picture)
         return picture.reformat(
             width, height, self._pixels, src_color_range=kept, dst_color_range=kept, interpolation="BICUBIC"
         )
@@ -366,7 +368,7 @@ def _format_of(path: Path) -> str:
     if not path.suffix:
         raise OutputError(f"{path} has no suffix to choose a container by; call it .mp4 or .mkv")
     try:
-        with av.open(path.name, "w") as probe:  # allocates only; the file is created with the first packet
+        with av.open(f"x{path.suffix}", "w") as probe:  # allocates only; the file is created with the first packet
             name = probe.format.name
     except (ValueError, av.error.FFmpegError) as error:
         raise OutputError(
@@ -380,43 +382,3 @@ def _format_of(path: Path) -> str:
 def _capabilities(codec: av.codec.Codec) -> set[str]:
     known = av.codec.codec.Capabilities
     return {c.name for c in (known.hardware, known.hybrid) if codec.capabilities & c}
-
-
-def _tame(rate: Fraction) -> Fraction:
-    """A frame rate that encoders accept: between 1 and 240, small terms."""
-    return min(max(rate.limit_denominator(1001), Fraction(1)), Fraction(240))
-
-
-def _standard(rate: Fraction) -> Fraction:
-    """The usual rate that an average of measured times stands for, the rate itself where none is near."""
-    usual = [
-        Fraction(n * 1000, d)
-        for n in (24, 25, 30, 50, 60)
-        for d in (1000, 1001)
-        if (n, d) not in ((25, 1001), (50, 1001))
-    ]
-    nearest = min(usual, key=lambda r: abs(r - rate))
-    return nearest if abs(nearest - rate) / nearest < Fraction(1, 2000) else rate
-
-
-def _tags_of(picture: av.VideoFrame, source: ColorTags, name: str) -> ColorTags:
-    """Tags for the output: the picture's own, and the source's where it has none."""
-    if picture.format.is_rgb:
-        rgb = av.VideoFormat(name, 16, 16).is_rgb
-        matrix, span = (0, _FULL_RANGE) if rgb else (_BT709, _LIMITED_RANGE)
-        return ColorTags(matrix=matrix, range=span, transfer=source.transfer, primaries=source.primaries)
-    return ColorTags(
-        matrix=int(picture.colorspace) if int(picture.colorspace) != 2 else source.matrix,
-        range=_range_of(picture) or source.range,
-        transfer=int(picture.color_trc) if int(picture.color_trc) != 2 else source.transfer,
-        primaries=int(picture.color_primaries) if int(picture.color_primaries) != 2 else source.primaries,
-        chroma_location=source.chroma_location,
-    )
-
-
-def _range_of(picture: av.VideoFrame) -> int:
-    """Code of the range: yuvj is full by its name, and so is grey unless it is tagged otherwise."""
-    name = picture.format.name
-    if name.startswith("yuvj") or (name.startswith(("gray", "ya")) and int(picture.color_range) == 0):
-        return _FULL_RANGE
-    return int(picture.color_range)
