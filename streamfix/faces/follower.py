@@ -40,10 +40,10 @@ class _Waiting:
 class _Fade:
     """State of one track's fades, from one frame to the next: its slope is limited, so nothing pops."""
 
-    __slots__ = ("chosen", "presence")
+    __slots__ = ("chosen", "strength")
 
     def __init__(self) -> None:
-        self.presence = 1.0
+        self.strength = 1.0
         self.chosen: float | None = None
 
 
@@ -70,6 +70,7 @@ class _Follower:
     def __init__(self, *, lookahead: int, fade: float, select: Selector | None) -> None:
         self._lookahead, self._fade, self._select = lookahead, fade, select
         self._tracker = Tracker(lookahead=lookahead)
+        self._coasting = max(MAX_GAP - lookahead, 0)  # frames after the last face in which its loss is not yet certain
         self._waiting: deque[_Waiting] = deque()
         self._position = 0  # of the first waiting frame
         self._clock: float | None = None
@@ -93,15 +94,18 @@ class _Follower:
 
     def _emit(self) -> tuple[Frame, list[Placement]]:
         now = self._waiting[0]
+        seen = len(self._waiting) - 1
+        newest = self._position + seen
         ahead = self._waiting[-1].time - now.time
-        newest = self._position + len(self._waiting) - 1
         elapsed = 0.0 if self._previous is None else now.time - self._previous
+        tick = ahead / seen if seen else elapsed
+        ahead += (self._lookahead - seen) * tick  # as if the end of the source were further frames without a face
         step = elapsed / self._fade if self._fade > 0 else 1.0
         placements = []
         for track in self._tracker.tracks:
-            if not track.shown_from <= self._position <= _shown_to(track, newest):
+            if not track.shown_from <= self._position <= self._shown_to(track, newest):
                 continue
-            placements.append(self._place(track, now.time, ahead=ahead, newest=newest, step=step))
+            placements.append(self._place(track, now.time, ahead=ahead, newest=newest, elapsed=elapsed, tick=tick))
         placements = self._chosen(now.frame, placements, step)
         self._waiting.popleft()
         self._position += 1
@@ -111,7 +115,14 @@ class _Follower:
         self._fades = {key: state for key, state in self._fades.items() if key in alive}
         return now.frame, placements
 
-    def _place(self, track: Track, time: float, *, ahead: float, newest: int, step: float) -> Placement:
+    def _shown_to(self, track: Track, newest: int) -> int:
+        """Last position at which the track may be shown, as far as is known."""
+        if track.scene_end is not None:
+            return track.scene_end - 1 if track.to_end else min(track.last + self._coasting, track.scene_end - 1)
+        lost = track.closed or newest - track.last > MAX_GAP
+        return track.last + (self._coasting if lost else MAX_GAP)
+
+    def _place(self, track: Track, time: float, *, ahead: float, newest: int, elapsed: float, tick: float) -> Placement:
         near = range(self._position - WINDOW, self._position + WINDOW + 1)
         hits = {p: track.hits[p] for p in near if p in track.hits}
         here = hits.get(self._position)
@@ -120,15 +131,17 @@ class _Follower:
         samples = [hits[p].sample for p in sorted(hits)]
         similarity = smooth(samples, time=time, measured=here.sample if here is not None else None)
         fade = self._fades.setdefault(track.id, _Fade())
-        wanted = min(self._fade_in(track, time), self._fade_out(track, time, ahead=ahead, newest=newest))
+        span = min(self._fade, ahead + self._coasting * tick)
+        wanted = min(self._fade_in(track, time), self._fade_out(track, time, span=span, ahead=ahead, newest=newest))
+        wanted *= _quality(hits, track, self._position)
         if self._position == track.shown_from:
-            fade.presence = wanted
-        fade.presence = min(wanted, fade.presence + step)
-        quality = _quality(hits, track, self._position)
+            fade.strength = wanted
+        rise, fall = (elapsed / s if s > 0 else 1.0 for s in (self._fade, span))
+        fade.strength = min(max(wanted, fade.strength - fall), fade.strength + rise)
         return Placement(
             track_id=track.id,
             matrix=similarity.matrix(),
-            strength=fade.presence * quality,
+            strength=fade.strength,
             face=here.face if here is not None else None,
         )
 
@@ -137,14 +150,13 @@ class _Follower:
             return 1.0
         return min(max((time - track.first_time) / self._fade, 0.0), 1.0)
 
-    def _fade_out(self, track: Track, time: float, *, ahead: float, newest: int) -> float:
-        if track.to_end or (track.last == newest and not track.closed) or self._fade == 0:
+    def _fade_out(self, track: Track, time: float, *, span: float, ahead: float, newest: int) -> float:
+        if track.to_end or (track.last == newest and not track.closed) or span <= 0:
             return 1.0
-        if time > track.last_time:  # causal coasting
-            return max(1.0 - (time - track.last_time) / self._fade, 0.0)
-        # fade towards the last face seen so far; where it turns out not to be the last, the strength comes back gently
-        span = min(self._fade, ahead)
-        return min((track.last_time - time) / span, 1.0) if span > 0 else 1.0
+        # fade towards the last face seen so far, or towards the end of coasting where a death is seen late; where it
+        # turns out not to be the last, the strength comes back gently
+        left = track.last_time - time + max(span - ahead, 0.0)
+        return min(max(left / span, 0.0), 1.0)
 
     def _chosen(self, frame: Frame, placements: list[Placement], step: float) -> list[Placement]:
         if self._select is None:
@@ -160,15 +172,6 @@ class _Follower:
             if goal > 0 or state.chosen > 0:
                 result.append(replace(placement, strength=placement.strength * state.chosen))
         return result
-
-
-def _shown_to(track: Track, newest: int) -> int:
-    """Last position at which the track may be shown, as far as is known."""
-    if track.to_end and track.scene_end is not None:
-        return track.scene_end - 1
-    if track.closed:
-        return track.last
-    return track.last + MAX_GAP if newest - track.last <= MAX_GAP else track.last
 
 
 def _quality(hits: dict[int, Hit], track: Track, position: int) -> float:

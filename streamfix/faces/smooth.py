@@ -118,9 +118,9 @@ def _between(samples: Sequence[Sample], time: float) -> Similarity:
 
 def _design(times: Vector, sigma: float) -> tuple[Vector, Vector]:
     """Columns 1, u, u^2 with u in units of sigma, and the Gaussian weights."""
-    u = times / sigma
-    # relative to the nearest sample: in a gap of a slow time lapse all of them are far away
-    return np.stack([np.ones_like(u), u, u * u], axis=1), np.exp(-0.5 * (u * u - np.min(u * u)))
+    # in a gap of a slow time lapse even the nearest sample is far away
+    u = times / max(sigma, float(np.min(np.abs(times))))
+    return np.stack([np.ones_like(u), u, u * u], axis=1), np.exp(-0.5 * u * u)
 
 
 def _fit(design: Vector, values: Vector, weights: Vector) -> Vector:

@@ -199,9 +199,7 @@ class Tracker:
         alive = []
         for track in self._active:
             missing = self._position - track.last
-            doomed = (
-                not track.confirmed and self._position - track.first >= CONFIRM_FRAMES and track.total < CONFIRM_HITS
-            )
+            doomed = not track.confirmed and self._position - track.first >= CONFIRM_FRAMES
             if missing > MAX_GAP or doomed:
                 track.closed = True
                 if track.confirmed:
@@ -270,7 +268,7 @@ def _affinity(
         cosine = float(track.embedding @ hit.face.embedding)
         if cosine < _OTHER_PERSON and overlap < 0.5:
             return None
-        likeness = cosine
+        likeness = 2.0 * cosine  # two people who change places at one moment differ in nothing else
     return overlap + max(0.0, 1.0 - distance) + likeness
 
 
