@@ -33,6 +33,8 @@ class Frame:
     index: number of the frame in its source, from 0, counting every decoded frame.
     pts: presentation time in units of time_base.
     rotation: degrees (0, 90, 180, 270) to turn the stored picture *clockwise* so that it stands upright.
+    chroma_location: where subsampled chroma lies, by FFmpeg's names ("left", "center", "topleft" ...); None where the stream does
+    not say.
     """
 
     picture: av.VideoFrame
@@ -40,6 +42,7 @@ class Frame:
     pts: int
     time_base: Fraction
     rotation: int = 0
+    chroma_location: str | None = None
 
     @property
     def time(self) -> float:

@@ -130,8 +130,20 @@ def _plain(frame: Frame) -> Frame:
     return replace(frame, picture=plain)
 
 
-def _components(picture: av.VideoFrame) -> Iterator[_Component]:
-    """Writable views of the colour components of a picture that went through `_plain`; alpha is left out."""
+def _siting(frame: Frame, sub: tuple[int, int]) -> tuple[float, float]:
+    """Luma position of the first sample of a plane subsampled by that much.
+
+    Untagged chroma is where MPEG-2 and later have it (left), in full range where JPEG has it (centre).
+    """
+    location = frame.chroma_location or ("center" if is_full_range(frame.picture) else "left")
+    x = 0.0 if location.endswith("left") else (sub[0] - 1) / 2
+    y = 0.0 if location.startswith("top") else sub[1] - 1.0 if location.startswith("bottom") else (sub[1] - 1) / 2
+    return x, y
+
+
+def _components(frame: Frame) -> Iterator[_Component]:
+    """Writable views of the colour components of a frame that went through `_plain`; alpha is left out."""
+    picture = frame.picture
     name, parts = picture.format.name, picture.format.components
     full, rgb = is_full_range(picture), _is_rgb(picture)
     samples = []
@@ -151,8 +163,7 @@ def _components(picture: av.VideoFrame) -> Iterator[_Component]:
         sub = tuple(
             2 ** round(math.log2(n / m)) for n, m in ((picture.width, part.width), (picture.height, part.height))
         )
-        # chroma is sited as MPEG-2 and later have it (left) unless the picture is full range as in JPEG (centre)
-        origin = ((sub[0] - 1) / 2 if full else 0.0, (sub[1] - 1) / 2)
+        origin = _siting(frame, (sub[0], sub[1]))
         unit = 2 ** (part.bits - 8)
         if letter in "UV":
             zero, span = 128.0 * unit, (2**part.bits - 1.0 if full else 224.0 * unit)
@@ -234,10 +245,10 @@ def cut_out(frame: Frame, matrix: Matrix) -> Samples:
 
     matrix: float64 (2, 3), stored frame -> crop. Raises InputError for colour matrices that are not Y'CbCr.
     """
-    picture = _plain(frame).picture
-    kr, kb = weights = luma_weights(picture)
+    frame = _plain(frame)
+    kr, kb = weights = luma_weights(frame.picture)
     border = _from_rgb(BORDER_RGB, weights)
-    got = {c.name: _sample(c, matrix, border[c.name]) for c in _components(picture)}
+    got = {c.name: _sample(c, matrix, border[c.name]) for c in _components(frame)}
     if "R" in got:
         rgb = np.stack([got["R"], got["G"], got["B"]], axis=-1)
     elif "U" in got:
@@ -281,7 +292,7 @@ def lay_back(frame: Frame, *, restored: Samples, crop: Samples, mask: Samples, m
     picture.make_writable()
     weights = luma_weights(picture)
     after, before = _from_rgb(restored, weights), _from_rgb(crop, weights)
-    for component in _components(picture):
+    for component in _components(frame):
         to_crop = component.to_plane(matrix)
         box = _box(_CORNERS @ _inverse(to_crop).T, component.view.shape, 0)
         x0, y0, x1, y1 = box
@@ -339,10 +350,8 @@ def _planes(picture: av.VideoFrame) -> list[npt.NDArray[np.uint8]]:
     parts = picture.format.components
     for index, plane in enumerate(picture.planes):
         inside = [c for c in parts if c.plane == index]
-        if picture.format.name in _PACKED:
-            samples = len(_PACKED[picture.format.name]) * inside[0].width
-        else:
-            samples = sum(c.width for c in inside)
+        order = _PACKED.get(picture.format.name)
+        samples = len(order) * inside[0].width if order else sum(c.width for c in inside)
         row = samples * (2 if inside[0].bits > 8 else 1)
         flat = np.frombuffer(memoryview(plane), np.uint8, count=plane.height * plane.line_size)
         out.append(flat.reshape(plane.height, plane.line_size)[:, :row])

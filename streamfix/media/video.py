@@ -208,7 +208,14 @@ class VideoSource(Source):
             if self._last is not None and pts >= self._last:
                 break
             if self._first is None or pts >= self._first:
-                yield Frame(picture=picture, index=index, pts=pts, time_base=self.time_base, rotation=self.rotation)
+                yield Frame(
+                    picture=picture,
+                    index=index,
+                    pts=pts,
+                    time_base=self.time_base,
+                    rotation=self.rotation,
+                    chroma_location=self.color.chroma_location,
+                )
                 index += 1
         if index == 0:
             raise InputError(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from streamfix.models import embedded, sha256_of
 from streamfix.restore.base import check_crops, fast_bfloat16
+from streamfix.restore.color_fix import keep_grey
 from streamfix.restore.lite.checkpoint import read_checkpoint
 from streamfix.restore.lite.network import LiteNet
 from streamfix.types import CROP_SIZE
@@ -52,5 +53,5 @@ class LiteRestorer:
         check_crops(crops)
         with torch.no_grad():  # not inference_mode: its tensors refuse later in-place work by callers
             x = crops.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last)
-            restored = self._net(x, position=self._position).clamp_(-1, 1)
-        return restored.to(crops.device)  # type: ignore[no-any-return]
+            restored = keep_grey(self._net(x, position=self._position).clamp_(-1, 1), x)
+        return restored.to(crops.device)
