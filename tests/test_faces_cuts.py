@@ -58,6 +58,14 @@ def test_motion_and_light_are_no_cuts(motion):
     assert not any(shots(*[motion(i) for i in range(12)]))
 
 
+def test_one_jolt_to_another_part_of_a_colourful_scene_is_no_cut():
+    colourful = A.copy()
+    colourful[:, :60, 0] //= 4
+    colourful[:, 320:, 2] //= 4
+    found = shots(*[window(colourful)] * 5, *[window(colourful, 50)] * 5)
+    assert not any(found)
+
+
 def test_noise_is_no_cut():
     rng = np.random.default_rng(0)
     assert not any(

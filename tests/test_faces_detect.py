@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from streamfix.errors import ModelError, UsageError
+from streamfix.faces._views import views
 from streamfix.faces.align import Similarity, fit_similarity, wrapped
 from streamfix.faces.detect import EmbeddedDetector, detect_upright, load_detector
 from streamfix.faces.track import BIRTH_SCORE
@@ -168,6 +169,29 @@ def test_wrong_arrays_are_refused(detector):
     for image in (np.zeros((5, 5), np.uint8), np.zeros((5, 5, 3), np.float32), np.zeros((0, 5, 3), np.uint8)):
         with pytest.raises(ValueError, match="uint8 RGB"):
             detector.detect(image)
+
+
+@pytest.mark.parametrize("shape", [(144, 176), (360, 641), (1080, 1920), (200, 1300), (2160, 3840)])
+@pytest.mark.parametrize("fixed", [None, (640, 640)])
+def test_a_spot_lies_at_the_same_place_of_the_frame_in_every_view(shape, fixed):
+    height, width = shape
+    x, y, spread = 0.4 * width, 0.55 * height, max(width, height) / 60
+    rows, columns = np.mgrid[:height, :width]
+    spot = 255 * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * spread**2))
+    seen = 0
+    for view in views(np.repeat(spot[..., None], 3, axis=2).astype(np.uint8), fixed=fixed):
+        light = view.canvas[..., 0].astype(float)
+        light[light == 118] = 0  # padding
+        light[light < 20] = 0
+        edges = max(light[0].max(), light[-1].max(), light[:, 0].max(), light[:, -1].max())
+        if light.max() < 200 or edges > 20:
+            continue  # the spot lies in another tile, or is cut by this one's edge
+        seen += 1
+        rows, columns = np.mgrid[: light.shape[0], : light.shape[1]]
+        place = np.array([(columns * light).sum(), (rows * light).sum()]) / light.sum()
+        back = view.to_frame[:, :2] @ place + view.to_frame[:, 2]
+        assert np.abs(back - (x, y)).max() < 0.1 * view.to_frame[0, 0] + 0.02
+    assert seen >= (2 if max(shape) > 960 and fixed is None else 1)
 
 
 # --- loading ---

@@ -37,7 +37,7 @@ def views(image: Image, *, fixed: tuple[int, int] | None = None) -> list[View]:
     """
     height, width = image.shape[:2]
     long_side = max(width, height)
-    sizes = [WORK_SIZE] if long_side <= _LARGE_FROM else [WORK_SIZE, LARGE_SIZE]
+    sizes = [WORK_SIZE] if long_side <= _LARGE_FROM else [WORK_SIZE, min(LARGE_SIZE, long_side)]
     result = []
     for number, size in enumerate(sizes):
         zoom = min(size / long_side, _MAX_ZOOM)

@@ -95,6 +95,14 @@ class Track:
             mixed = new if old is None else 0.9 * old + 0.1 * new
             self.embedding = (mixed / max(float(np.linalg.norm(mixed)), 1e-6)).astype(np.float32)
 
+    def restrict(self, since: int) -> None:
+        """Forget what was seen before a position, as if the track had begun later: a proposal is judged by its latest frames."""
+        self.hits = {p: hit for p, hit in self.hits.items() if p >= since}
+        self.total = len(self.hits)
+        if self.hits:
+            self.first = min(self.hits)
+            self.first_time = self.hits[self.first].sample.time
+
     def recent(self) -> list[Hit]:
         """The last few faces, oldest first."""
         return [self.hits[p] for p in sorted(self.hits)[-_VELOCITY_HITS:]]
@@ -198,9 +206,11 @@ class Tracker:
     def _bury(self) -> None:
         alive = []
         for track in self._active:
-            missing = self._position - track.last
-            doomed = not track.confirmed and self._position - track.first >= CONFIRM_FRAMES
-            if missing > MAX_GAP or doomed:
+            if not track.confirmed:
+                track.restrict(self._position - CONFIRM_FRAMES + 1)
+                track.from_start = track.first - self._scene_start <= EDGE
+            hopeless = not track.confirmed and not any(h.face.score >= BIRTH_SCORE for h in track.hits.values())
+            if self._position - track.last > MAX_GAP or hopeless:
                 track.closed = True
                 if track.confirmed:
                     self._lost.append(track)
