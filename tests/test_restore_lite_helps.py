@@ -44,33 +44,34 @@ def detail(image: np.ndarray) -> float:
 
 
 def grid(image: np.ndarray, period: int) -> float:
-    """How far the means over the phases of a period differ, relative to the detail at hand: 0 without a grid."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[96:416, 96:416].astype(np.float64)
+    """Spread of the mean luma over the phases of a period, in 8-bit levels: 0 without a grid."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[96:416, 96:416].astype(np.float64) * 255
     fine = grey - cv2.blur(grey, (period * 2 + 1, period * 2 + 1))
     tiles = fine.reshape(320 // period, period, 320 // period, period).mean(axis=(0, 2))
-    return float(tiles.std() / fine.std())
+    return float(tiles.std())
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_it_is_sharper_and_no_further_from_the_truth(lite: Restorer, face: np.ndarray, seed: int) -> None:
+def test_it_is_sharper_and_no_further_from_the_truth(lite: Restorer, face: np.ndarray) -> None:
     recipe = Recipe(sigma=(2.0, 8.0), scale=(4.0, 9.0), noise=(5.0, 12.0), jpeg=(50, 80))
-    degraded = published(face, recipe, np.random.default_rng(seed))
-    restored = restore_images(lite, [degraded])[0]
-    assert psnr(restored, face) >= psnr(degraded, face) - 0.1
-    assert detail(restored) > 1.3 * detail(degraded)
+    degraded = [published(face, recipe, np.random.default_rng(seed)) for seed in range(6)]
+    restored = restore_images(lite, degraded)
+    assert np.mean([psnr(x, face) for x in restored]) >= np.mean([psnr(x, face) for x in degraded]) - 0.1
+    for before, after in zip(degraded, restored, strict=True):
+        assert psnr(after, face) >= psnr(before, face) - 0.6
+        assert detail(after) > 1.3 * detail(before)
 
 
-def test_there_is_no_grid(lite: Restorer, face: np.ndarray) -> None:
+def test_there_is_no_grid_that_could_be_seen(lite: Restorer, face: np.ndarray) -> None:
     degraded = [published(face, PAPER, np.random.default_rng(seed)) for seed in range(4)]
     for restored in restore_images(lite, degraded):
-        for period in (2, 4, 8):
-            assert grid(restored, period) < 0.04, period
+        for period in (2, 4):  # what the two shuffles could leave; half a level is lost in rounding
+            assert grid(restored, period) < 0.5, period
 
 
 def test_the_grid_measure_sees_a_grid(face: np.ndarray) -> None:
     woven = face.copy()
-    woven[::4, ::4] += 0.02
-    assert grid(face, 4) < 0.04 < grid(woven, 4)
+    woven[::4, ::4] += 0.012  # three levels on every fourth pixel
+    assert grid(face, 4) < 0.5 < grid(woven, 4)
 
 
 def test_colours_stay(lite: Restorer, face: np.ndarray) -> None:
