@@ -130,7 +130,8 @@ class Inspection:
 
 
 def _label(image: Image, text: str, x: int, y: int) -> Image:
-    cv2.putText(image, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 3, cv2.LINE_AA)
+    (wide, high), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
+    image[max(y - high - 2, 0) : y + below, max(x - 2, 0) : x + wide + 2] //= 3  # a dark ground reads on any face
     cv2.putText(image, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
     return image
 
