@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,8 +81,7 @@ class Inspection:
         """Two tables: streams and tracks."""
         streams = Table("stream", "kind", "codec", "details", title=str(self.facts["path"]))
         for stream in self.facts["media"].get("streams", []):
-            known = {"index", "type", "codec"}
-            details = ", ".join(f"{k} {v}" for k, v in stream.items() if k not in known and v not in (None, "", {}, []))
+            details = ", ".join(_details(stream))
             streams.add_row(
                 str(stream.get("index", "")), str(stream.get("type", "")), str(stream.get("codec", "")), details
             )
@@ -127,6 +126,29 @@ class Inspection:
             raise OutputError(
                 f"cannot write {path}: {error.strerror}; choose another place for the contact sheet"
             ) from error
+
+
+def _details(stream: Facts) -> Iterator[str]:
+    """What people look for in a stream, briefly; --json has everything."""
+    for key, value in stream.items():
+        if key in {"index", "type", "codec", "metadata", "time_base", "restored"} or value in (
+            None,
+            "",
+            "und",
+            0,
+            False,
+            {},
+            [],
+        ):
+            continue
+        if isinstance(value, dict):
+            known = [str(v) for v in value.values() if v not in (None, "unspecified")]
+            value = "/".join(known) or "untagged"
+        elif isinstance(value, list):
+            value = " ".join(map(str, value))
+        elif isinstance(value, float):
+            value = f"{value:.6g}"
+        yield f"{key.replace('_', ' ')} {value}"
 
 
 def _label(image: Image, text: str, x: int, y: int) -> Image:

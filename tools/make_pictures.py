@@ -14,7 +14,7 @@ from streamfix.media.color import to_rgb
 from streamfix.media.source import open_source
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
-TIMES = (2.8, 4.4)
+TIMES = (3.6, 4.4)
 FACE = (slice(60, 320), slice(140, 500))  # rows and columns of the sample that show the head
 
 
@@ -33,7 +33,9 @@ def main() -> None:
         enhance(SAMPLES / "webcam.mp4", restored, model="lite", crf=12, end=max(TIMES) + 1)
         rows = []
         for seconds in TIMES:
-            pictures = [frame_at(p, seconds)[FACE] for p in (SAMPLES / "webcam.mp4", restored, SAMPLES / "webcam_clean.mp4")]
+            pictures = [
+                frame_at(p, seconds)[FACE] for p in (SAMPLES / "webcam.mp4", restored, SAMPLES / "webcam_clean.mp4")
+            ]
             rows.append(np.concatenate(pictures, axis=1))
     sheet = np.concatenate(rows)
     width = sheet.shape[1] // 3
