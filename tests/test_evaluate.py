@@ -1,0 +1,119 @@
+"""Metrics and the two evaluations, without any weights but the embedded ones."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import degraded, moved
+from PIL import Image
+from typer.testing import CliRunner
+
+from streamfix import load_restorer
+from streamfix.cli import app
+from streamfix.errors import InputError, ModelError, UsageError
+from streamfix.evaluate.faces import evaluate_faces, read_groups
+from streamfix.evaluate.metrics import Identity, Metrics, psnr, ssim
+from streamfix.evaluate.video import evaluate_video
+from streamfix.faces.detect import load_detector
+
+
+@pytest.fixture
+def faces(tmp_path: Path, astronaut: np.ndarray) -> Path:
+    """Two aligned-looking crops, 512x512."""
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    face = Image.fromarray(astronaut[20:220, 125:325]).resize((512, 512), Image.Resampling.LANCZOS)
+    face.save(folder / "a.png")
+    face.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "b.png")
+    return folder
+
+
+def test_psnr_and_ssim_have_their_textbook_values() -> None:
+    a = np.full((64, 64, 3), 0.5, np.float32)
+    assert psnr(a, a + np.float32(0.1)) == pytest.approx(20.0, abs=1e-4)
+    assert psnr(a, a) == float("inf")
+    flat = torch.full((1, 3, 64, 64), 0.5)
+    # two constants: structure cancels, luminance alone is left
+    assert ssim(flat, flat + 0.1) == pytest.approx((2 * 0.5 * 0.6 + 1e-4) / (0.25 + 0.36 + 1e-4), abs=1e-4)
+
+
+def test_metrics_without_weights_are_left_out_by_name(faces: Path) -> None:
+    scores = evaluate_faces(faces, load_restorer("passthrough"), Metrics.load())
+    assert [row[0] for row in scores.table()] == ["PSNR", "SSIM"]
+    assert [m.split()[0] for m in scores.missing] == ["LPIPS", "identity"]
+    for before, after in zip(scores.before, scores.after, strict=True):
+        assert before == pytest.approx(after, abs=1e-4)
+
+
+def test_one_seed_one_result_whoever_else_is_there(faces: Path) -> None:
+    restorer = load_restorer("lite")
+    both = evaluate_faces(faces, restorer, Metrics.load(), seed=3)
+    (faces / ("a.png" if both.names[0] == "b.png" else "b.png")).unlink()
+    alone = evaluate_faces(faces, restorer, Metrics.load(), seed=3)
+    assert alone.before[0] == both.before[0]
+    assert alone.after[0] == both.after[0]
+    other = evaluate_faces(faces, restorer, Metrics.load(), seed=4)
+    assert other.before[0] != alone.before[0]
+
+
+def test_wrong_names_are_refused(faces: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="paper, heavy"):
+        evaluate_faces(faces, load_restorer("passthrough"), Metrics.load(), degradation="awful")
+    with pytest.raises(InputError):
+        evaluate_faces(tmp_path / "nowhere", load_restorer("passthrough"), Metrics.load())
+    (tmp_path / "x.onnx").write_bytes(b"no network")
+    with pytest.raises(ModelError, match=r"x\.onnx"):
+        Identity(tmp_path / "x.onnx")
+
+
+def test_groups_are_words_or_thirds(tmp_path: Path) -> None:
+    index = tmp_path / "index.csv"
+    index.write_text("file,source,ita\n" + "".join(f"val/{n}.jpg,s{n % 2},{n}\n" for n in range(9)))
+    assert read_groups(index, "source")["3.jpg"] == "s1"
+    thirds = read_groups(index, "ita")
+    assert sorted(list(thirds.values()).count(label) for label in set(thirds.values())) == [3, 3, 3]
+    with pytest.raises(InputError, match="colour"):
+        read_groups(index, "colour")
+
+
+def test_a_video_against_itself_and_against_a_flickering_one(
+    clip: Callable[..., Path], face_picture: np.ndarray
+) -> None:
+    truth = [moved(face_picture, 0.5 * n, 0) for n in range(10)]
+    clean = clip("clean.mkv", truth)
+    steady = clip("steady.mkv", [moved(degraded(face_picture, 0), 0.5 * n, 0) for n in range(10)])
+    noisy = clip("noisy.mkv", [degraded(image, n) for n, image in enumerate(truth)])
+    scores = evaluate_video(clean, noisy, clean, detector=load_detector("retinaface"), metrics=Metrics.load())
+    assert (scores.frames, scores.faces) == (10, 10)
+    assert scores.restored["flicker"] == 0.0
+    assert scores.restored["sharpness"] == pytest.approx(1.0)
+    assert scores.restored["PSNR"] == float("inf")
+    assert scores.degraded["flicker"] > 0.5
+    assert scores.degraded["warping"] > scores.restored["warping"]
+    second = evaluate_video(clean, noisy, steady, detector=load_detector("retinaface"), metrics=Metrics.load())
+    assert second.restored["flicker"] < 0.6 * second.degraded["flicker"]
+
+
+def test_videos_that_do_not_match_are_refused(clip: Callable[..., Path], face_picture: np.ndarray) -> None:
+    a, b = clip("a.mkv", [face_picture] * 4), clip("b.mkv", [face_picture] * 3)
+    small = clip("small.mkv", [face_picture[:200]] * 4)
+    options = {"detector": load_detector("retinaface"), "metrics": Metrics.load()}
+    with pytest.raises(InputError, match="numbers of frames"):
+        evaluate_video(a, a, b, **options)
+    with pytest.raises(InputError, match="size"):
+        evaluate_video(a, a, small, **options)
+    nobody = clip("nobody.mkv", [np.zeros_like(face_picture)] * 4)
+    with pytest.raises(InputError, match="no face"):
+        evaluate_video(nobody, nobody, nobody, **options)
+
+
+def test_the_command_prints_a_table_and_a_strip(faces: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        app, ["evaluate", "faces", str(faces), "--model", "lite", "--strip", str(tmp_path / "strip.png")]
+    )
+    assert result.exit_code == 0, result.output
+    assert "PSNR" in result.output
+    assert "left out: LPIPS" in result.output
+    assert Image.open(tmp_path / "strip.png").size == (3 * 256, 2 * 256)
