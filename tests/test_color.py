@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from streamfix.compose import compose, face_mask
 from streamfix.errors import InputError
-from streamfix.media.color import BORDER_RGB, cut_out, lay_back, to_rgb
+from streamfix.media.color import BORDER_RGB, copy_picture, cut_out, lay_back, side_by_side, to_rgb
 from streamfix.types import CROP_SIZE, Crop, Frame, Placement
 
 FORMATS = [
@@ -16,6 +16,7 @@ FORMATS = [
     "rgb24", "bgr24", "rgba", "gbrp", "gbrp10le", "rgb48le", "ya8", "yuva420p", "yuv411p",
 ]  # fmt: skip
 REFORMATTED = ["yuyv422", "yuv420p10be", "monow"]
+SHOWN = [*FORMATS, *REFORMATTED, "gbrpf32le", "rgb565le", "nv21"]
 
 
 def smooth_picture(width: int, height: int, seed: int = 0) -> np.ndarray:
@@ -217,3 +218,24 @@ def test_any_placement_gives_a_finite_crop_and_a_whole_frame(
     assert np.isfinite(crop.image).all()
     out = compose(frame, crop, crop.image)
     assert (out.picture.width, out.picture.height, out.picture.format.name) == (81, 63, pixel_format)
+
+
+@pytest.mark.parametrize("pixel_format", [*SHOWN, "pal8"])
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_side_by_side_shows_both_pictures_whole(pixel_format: str, rotation: int) -> None:
+    left, right = smooth_picture(64, 48, 1), smooth_picture(64, 48, 2)
+    if pixel_format == "pal8":
+        palette = np.random.default_rng(0).integers(0, 256, (256, 4), dtype=np.uint8)
+        palette[:, 0] = 255  # alpha
+        pair = [av.VideoFrame.from_ndarray((i[..., 0], palette), format="pal8") for i in (left, right)]
+    else:
+        pair = [frame_of(i, pixel_format).picture for i in (left, right)]
+    shown = np.rot90(
+        side_by_side(copy_picture(pair[0]), pair[1], rotation=rotation).to_ndarray(format="rgb24"), -(rotation // 90)
+    )
+    parts = np.split(shown, 2, axis=1)
+    for part, picture in zip(parts, pair, strict=True):
+        expected = np.rot90(picture.to_ndarray(format="rgb24"), -(rotation // 90)).astype(int)
+        assert part.shape == expected.shape
+        # some formats are converted on their way, and FFmpeg widens their chroma in another manner then
+        assert np.abs(part.astype(int) - expected).mean() < 2

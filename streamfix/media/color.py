@@ -106,9 +106,8 @@ def is_full_range(picture: av.VideoFrame) -> bool:
     return int(picture.color_range) == 2
 
 
-def _plain(frame: Frame) -> Frame:
-    """The frame in a pixel format whose components can be viewed: itself for all usual formats."""
-    picture = frame.picture
+def _plain(picture: av.VideoFrame) -> av.VideoFrame:
+    """The picture in a pixel format whose components can be viewed: itself for all usual formats."""
     name, components = picture.format.name, picture.format.components
     planar = len(picture.planes) == len(components) == len({c.plane for c in components})
     if (
@@ -116,7 +115,7 @@ def _plain(frame: Frame) -> Frame:
         or name in _SEMIPLANAR
         or (planar and all(8 <= c.bits <= 16 for c in components) and not name.endswith("be"))
     ):
-        return frame
+        return picture
     deep = max(c.bits for c in components) > 8
     if name in _PLAIN:
         target = _PLAIN[name]
@@ -126,8 +125,7 @@ def _plain(frame: Frame) -> Frame:
         target = "rgba64le" if deep else "rgba"
     else:
         target = "yuv444p16le" if deep else "yuv444p"
-    plain = picture.reformat(format=target)
-    return replace(frame, picture=plain)
+    return picture.reformat(format=target)
 
 
 def _siting(frame: Frame, sub: tuple[int, int]) -> tuple[float, float]:
@@ -245,7 +243,7 @@ def cut_out(frame: Frame, matrix: Matrix) -> Samples:
 
     matrix: float64 (2, 3), stored frame -> crop. Raises InputError for colour matrices that are not Y'CbCr.
     """
-    frame = _plain(frame)
+    frame = replace(frame, picture=_plain(frame.picture))
     kr, kb = weights = luma_weights(frame.picture)
     border = _from_rgb(BORDER_RGB, weights)
     got = {c.name: _sample(c, matrix, border[c.name]) for c in _components(frame)}
@@ -287,7 +285,7 @@ def lay_back(frame: Frame, *, restored: Samples, crop: Samples, mask: Samples, m
     The frame's picture is made writable and changed in place (the decoder's own reference is copied first); the frame is returned.
     A face larger than its crop keeps the detail that the crop could not carry: there only the *difference* made by the restorer is added.
     """
-    frame = _plain(frame)
+    frame = replace(frame, picture=_plain(frame.picture))
     picture = frame.picture
     picture.make_writable()
     weights = luma_weights(picture)
@@ -327,7 +325,11 @@ def to_rgb(frame: Frame) -> Image:
 
 
 def side_by_side(left: av.VideoFrame, right: av.VideoFrame, *, rotation: int = 0) -> av.VideoFrame:
-    """Two pictures of one size and format as one, side by side as they are *shown* after that clockwise rotation."""
+    """Two pictures of one size and format as one, side by side as they are *shown* after that clockwise rotation.
+
+    The result is in the plain format that `cut_out` and `lay_back` work in.
+    """
+    left, right = _plain(left), _plain(right)
     stacked = rotation in (90, 270)
     if rotation in (90, 180):  # turned this way, what is stored first is shown last
         left, right = right, left
@@ -340,12 +342,12 @@ def side_by_side(left: av.VideoFrame, right: av.VideoFrame, *, rotation: int = 0
         out[:rows, :columns] = first
         room = out[rows:] if stacked else out[:, columns:]  # an odd size in 4:2:0 leaves one chroma sample less
         room[:] = second[: room.shape[0], : room.shape[1]]
-    both.pts, both.time_base = left.pts, left.time_base
+    _time_like(left, both)
     return both
 
 
 def _planes(picture: av.VideoFrame) -> list[npt.NDArray[np.uint8]]:
-    """The bytes of every plane without its padding, as a writable view (rows, bytes of a row)."""
+    """The bytes of every plane of a plain picture without its padding, as a writable view (rows, bytes of a row)."""
     out = []
     parts = picture.format.components
     for index, plane in enumerate(picture.planes):
@@ -359,13 +361,18 @@ def _planes(picture: av.VideoFrame) -> list[npt.NDArray[np.uint8]]:
 
 
 def copy_picture(picture: av.VideoFrame) -> av.VideoFrame:
-    """A picture of its own memory with the same samples and tags (not the side data)."""
+    """A picture of its own memory with the same samples and tags (not the side data), in the plain format."""
+    picture = _plain(picture)
     own = type(picture)(picture.width, picture.height, picture.format.name)
     for tag in ("colorspace", "color_range", "color_primaries", "color_trc"):
         setattr(own, tag, getattr(picture, tag))
     for source, target in zip(_planes(picture), _planes(own), strict=True):
         target[:] = source
-    own.pts = picture.pts
-    if picture.time_base is not None:
-        own.time_base = picture.time_base
+    _time_like(picture, own)
     return own
+
+
+def _time_like(picture: av.VideoFrame, other: av.VideoFrame) -> None:
+    other.pts = picture.pts
+    if picture.time_base is not None:
+        other.time_base = picture.time_base
