@@ -32,6 +32,13 @@ def corner(height: int = 24, width: int = 40, channels: int = 3) -> np.ndarray:
     return image
 
 
+def smooth() -> np.ndarray:
+    """Soft waves of colour, 48x64, with a little grain."""
+    y, x = np.mgrid[:48, :64] / 10
+    waves = np.stack([128 + 60 * np.sin(x + n) * np.cos(y - n) for n in range(3)], axis=-1)
+    return np.clip(waves + np.random.default_rng(0).normal(0, 1, waves.shape), 0, 255).astype(np.uint8)
+
+
 def exif_with(orientation: int) -> bytes:
     """An EXIF block with a camera's name, a maker note and an orientation, in big-endian order."""
     exif = Image.Exif()
@@ -131,6 +138,25 @@ def test_alpha_is_kept(tmp_path: Path, suffix: str) -> None:
         assert np.array_equal(np.asarray(image), stored)
 
 
+def test_an_alpha_that_hides_nothing_may_go(tmp_path: Path) -> None:
+    stored = smooth()
+    Image.fromarray(np.dstack([stored, np.full(stored.shape[:2], 255, np.uint8)])).save(tmp_path / "screen.png")
+    with Image.open(copy(tmp_path / "screen.png", tmp_path / "out.jpg")) as image:
+        assert image.mode == "RGB"
+        assert np.abs(np.asarray(image).astype(int) - stored).mean() < 1.5
+
+
+def test_avif_is_about_as_close_as_jpeg_and_carries_the_tag(tmp_path: Path, astronaut: np.ndarray) -> None:
+    stored = astronaut[:256, 100:356]
+    Image.fromarray(stored).save(tmp_path / "in.png")
+    losses = []
+    for suffix in (".avif", ".jpg"):
+        with Image.open(copy(tmp_path / "in.png", tmp_path / f"out{suffix}", tags={"enhanced": "by me"})) as image:
+            losses.append(np.abs(np.asarray(image).astype(int) - stored).mean())
+            assert b"by me" in image.info["xmp" if suffix == ".avif" else "comment"]
+    assert losses[0] < 1.2 * losses[1]
+
+
 def test_modes(tmp_path: Path) -> None:
     grey = Image.fromarray(corner()[..., 0])
     bits = grey.point(lambda v: 255 * (v > 100)).convert("1")
@@ -211,6 +237,9 @@ def test_what_images_cannot_be(tmp_path: Path) -> None:
     for source, target, words in cases:
         with pytest.raises(OutputError, match=words):
             copy(tmp_path / source, tmp_path / target)
+    for source in ("in.png", "alpha.png"):
+        with pytest.raises(OutputError, match=r"the folder of .* does not exist"):
+            copy(tmp_path / source, tmp_path / "outside" / "x.jpg")
     Image.fromarray(corner()).save(
         tmp_path / "many.tif", save_all=True, append_images=[Image.fromarray(corner())], compression="tiff_lzw"
     )

@@ -28,6 +28,7 @@ _KEPT = {"gray", "rgb24", "rgba", "gray16le", "rgb48le", "rgba64le"}
 _DEEP_SUFFIXES = {".png", ".tif", ".tiff"}
 _ALPHA_SUFFIXES = {".png", ".webp", ".tif", ".tiff", ".avif", ".jp2"}
 JPEG_QUALITY = 95
+AVIF_QUALITY = 90  # about as close to its input as a JPEG of 95
 
 
 class ImageSink(Sink):
@@ -58,7 +59,7 @@ class ImageSink(Sink):
         self._stage = part_of(path)
         try:
             shutil.rmtree(self._stage, ignore_errors=True)
-            self._stage.mkdir(parents=True)
+            self._stage.mkdir(parents=self._folder)
         except OSError as error:
             raise OutputError(explain(error, path)) from error
 
@@ -78,7 +79,9 @@ class ImageSink(Sink):
     def _save(self, staged: Path, pixels: npt.NDArray[Any], like: Picture, target: Path) -> None:
         suffix = target.suffix.lower()
         if pixels.ndim == 3 and pixels.shape[2] == 4 and suffix not in _ALPHA_SUFFIXES:
-            raise OutputError(f"{target} cannot hold the transparency of its input; choose .png or .webp")
+            if (pixels[..., 3] < np.iinfo(pixels.dtype).max).any():
+                raise OutputError(f"{target} cannot hold the transparency of its input; choose .png or .webp")
+            pixels = np.ascontiguousarray(pixels[..., :3])  # a screenshot's alpha, which hides nothing
         if pixels.dtype == np.uint16 and suffix not in _DEEP_SUFFIXES:
             _log.warning("%s: 16 bits a channel become 8, which is all that %s holds", target, suffix)
             pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
@@ -112,6 +115,10 @@ class ImageSink(Sink):
         elif suffix == ".webp":
             lossless = like.format in ("PNG", "BMP", "PPM")
             out |= {"quality": JPEG_QUALITY, "method": 4, "lossless": lossless, "exact": True}
+            if like.xmp or note:
+                out["xmp"] = like.xmp or _xmp(note)
+        elif suffix == ".avif":
+            out |= {"quality": AVIF_QUALITY, "subsampling": "4:4:4"}
             if like.xmp or note:
                 out["xmp"] = like.xmp or _xmp(note)
         elif suffix in (".tif", ".tiff") and not like.exif:  # Pillow writes an EXIF block into uncompressed TIFF only

@@ -14,6 +14,7 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 def part_of(path: Path) -> Path:
     """Where an output grows before it is moved: beside it, hidden, with the suffix that names the format."""
+    path = path if path.name else path.absolute()  # "." has no name
     return path.with_name(f".{path.stem}.part{path.suffix}")
 
 
