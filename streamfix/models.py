@@ -179,9 +179,9 @@ def pull(model: Model, progress: Progress | None = None) -> None:
         raise ModelError(f"{model.name} is embedded in streamfix: there is nothing to download")
     if model.present and verify(model) is not False:
         return
-    model.path.parent.mkdir(parents=True, exist_ok=True)
     archive = model.path.parent / (model.url.rsplit("/", 1)[1] + ".part")
     try:
+        model.path.parent.mkdir(parents=True, exist_ok=True)
         _download(model.url, archive, progress)
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         reason = getattr(error, "reason", error)
@@ -192,8 +192,13 @@ def pull(model: Model, progress: Progress | None = None) -> None:
     if model.sha256 is not None and sha256_of(archive) != model.sha256:
         archive.unlink()
         raise ModelError(f"the download of {model.name} is corrupted (sha256 differs) and was removed; pull it again")
-    _unpack(model, archive)
-    archive.unlink()
+    try:
+        _unpack(model, archive)
+        archive.unlink()
+    except OSError as error:
+        raise ModelError(
+            f"{model.name} cannot be unpacked into {model.path} ({error.strerror or error}); mend that and pull it again"
+        ) from error
 
 
 def _download(url: str, target: Path, progress: Progress | None) -> None:
@@ -225,6 +230,7 @@ def _unpack(model: Model, archive: Path) -> None:
             by_name = {Path(n).name: n for n in source.namelist()}  # some packs nest their files in a folder
             missing = [m for m in model.members if m not in by_name]
             if missing:
+                archive.unlink()
                 raise ModelError(
                     f"the download of {model.name} lacks {', '.join(missing)}; the pack has changed upstream"
                 )

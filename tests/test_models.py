@@ -4,6 +4,7 @@ import io
 import threading
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,7 +129,22 @@ def test_a_pack_without_its_members_is_refused(tmp_path: Path, server: Server) -
     model = pack(tmp_path, server)
     with pytest.raises(ModelError, match=r"lacks b\.onnx"):
         pull(model)
-    assert not model.present
+    assert left(model) == []
+
+
+def test_a_place_that_cannot_hold_the_pack_is_told(tmp_path: Path, server: Server) -> None:
+    server.content = zipped(a=b"x", b=b"y")
+    model = pack(tmp_path, server)
+    model.path.parent.mkdir()
+    (tmp_path / "models" / "pack.part.d").touch()  # a file where the pack is to be unpacked
+    with pytest.raises(ModelError, match="cannot be unpacked"):
+        pull(model)
+    (tmp_path / "models" / "pack.part.d").unlink()
+    pull(model)
+    assert model.present
+    (tmp_path / "file").touch()
+    with pytest.raises(ModelError, match="fetch it by hand"):
+        pull(replace(model, path=tmp_path / "file" / "pack"))
 
 
 def test_offline_says_where_to_place_the_files(tmp_path: Path, server: Server) -> None:
