@@ -178,6 +178,8 @@ def test_unknown_and_absent_encoders(tmp_path: Path) -> None:
         copy(source, tmp_path / "out.mp4", codec="h269")
     with pytest.raises(OutputError, match="no video encoder called 'aac'"):
         copy(source, tmp_path / "out.mp4", codec="aac")
+    with pytest.raises(OutputError, match=r"\.mkv \(matroska\) cannot hold gif; choose another codec$"):
+        copy(source, tmp_path / "out.mkv", codec="gif")
     with pytest.raises(OutputError, match=r"\.webm \(webm\) cannot hold libx264; choose another codec, or write .mkv"):
         copy(source, tmp_path / "out.webm")
     assert [p.name for p in tmp_path.iterdir()] == ["in.mkv"]

@@ -162,7 +162,8 @@ class VideoSink(Sink):
             stream = self._output.add_stream(self._codec.name, rate=encoders.tame(like.rate))
         except ValueError as error:
             raise OutputError(
-                f"{self.path.suffix} ({self._form}) cannot hold {self.encoder}; choose another codec, or write .mkv"
+                f"{self.path.suffix} ({self._form}) cannot hold {self.encoder}; choose another codec"
+                + ("" if self._form == "matroska" else ", or write .mkv")
             ) from error
         assert isinstance(stream, av.VideoStream)
         self._stream = stream
