@@ -90,13 +90,13 @@ def _media() -> Iterator[Check]:
 
 
 def _opens(encoder: str) -> bool:
+    from fractions import Fraction
+
     import av
 
     try:
         context = av.CodecContext.create(encoder, "w")
         context.width, context.height, context.pix_fmt = 256, 256, "yuv420p"  # type: ignore[attr-defined]
-        from fractions import Fraction
-
         context.time_base = Fraction(1, 25)
         context.open()
     except (av.FFmpegError, OSError, ValueError):  # PermissionError without the driver
@@ -166,9 +166,8 @@ def _weights() -> Iterator[Check]:
 
     for model in catalogue():
         if model.present and verify(model) is False:
-            yield Check(
-                "bad", "weights", f"{model.name} differs from its sha256", f"streamfix models pull {model.name}"
-            )
+            remedy = f"streamfix models pull {model.name}" if model.url else "install streamfix again"
+            yield Check("bad", "weights", f"{model.name} differs from its sha256", remedy)
     here = [m.name for m in catalogue() if m.present]
     yield Check("ok", "weights", f"here: {', '.join(here)}")
 

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from streamfix._cv2 import cv2
-from streamfix.errors import OutputError
+from streamfix.errors import OutputError, UsageError
 from streamfix.faces import follow
 from streamfix.faces.detect import load_detector
 from streamfix.media.color import cut_out
@@ -79,9 +80,10 @@ class Inspection:
 
     def print(self, console: Console) -> None:
         """Two tables: streams and tracks."""
-        streams = Table("stream", "kind", "codec", "details", title=str(self.facts["path"]))
+        # Text, not strings: brackets in a name are no markup
+        streams = Table("stream", "kind", "codec", "details", title=Text(str(self.facts["path"])))
         for stream in self.facts["media"].get("streams", []):
-            details = ", ".join(_details(stream))
+            details = Text(", ".join(_details(stream)))
             streams.add_row(
                 str(stream.get("index", "")), str(stream.get("type", "")), str(stream.get("codec", "")), details
             )
@@ -149,6 +151,16 @@ def _details(stream: Facts) -> Iterator[str]:
         elif isinstance(value, float):
             value = f"{value:.6g}"
         yield f"{key.replace('_', ' ')} {value}"
+
+
+def check_sheet(path: Path, *, source: str | Path) -> None:
+    """Before the work: UsageError where a contact sheet is no PNG, or is the source itself; OutputError without its folder."""
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"the contact sheet is a PNG, and {path} is not named like one; call it .png")
+    if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
+        raise UsageError(f"{path} is the input itself; choose another name for the contact sheet")
+    if not os.path.isdir(path.parent):
+        raise OutputError(f"the folder of {path} does not exist; create it first")
 
 
 def _label(image: Image, text: str, x: int, y: int) -> Image:

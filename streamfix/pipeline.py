@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,7 +40,8 @@ Restored = npt.NDArray[np.float32]
 class Report:
     """What a job did, counted while it runs.
 
-    frames: written. faces: crops restored. frames_with_faces: frames with at least one. tracks: ids of the people followed.
+    frames: written. faces: crops restored. frames_with_faces: frames with at least one. tracks: ids of the faces followed
+    (in pictures that stand alone, of every face restored).
     damaged: corrupt packets and frames that the decoder met. seconds: wall time so far.
     """
 
@@ -75,8 +77,9 @@ def prefetch(items: Iterable[T], size: int) -> Generator[T, None, None]:
                 continue
 
     def work() -> None:
-        source = iter(items)
+        source: Iterator[T] | None = None
         try:
+            source = iter(items)
             for item in source:
                 hand_over((True, item))
                 if stopped.is_set():
@@ -143,12 +146,13 @@ class Pipeline:
             yield frame, [replace(p, strength=p.strength * self.strength) for p in placements]
 
     def place_still(self, detected: Iterable[Detected]) -> Iterator[tuple[Frame, list[Placement]]]:
-        """The same for pictures that stand alone: every face that is certain, no track, no smoothing."""
+        """The same for pictures that stand alone: every face that is certain, each an id of its own, no smoothing."""
+        ids = count()
         for found in detected:
-            faces = [f for f in found.faces if f.score >= STILL_SCORE]
             placements = [
-                Placement(track_id=i, matrix=fit_similarity(f.landmarks), strength=self.strength, face=f)
-                for i, f in enumerate(faces)
+                Placement(track_id=next(ids), matrix=fit_similarity(f.landmarks), strength=self.strength, face=f)
+                for f in found.faces
+                if f.score >= STILL_SCORE
             ]
             if self.select is not None:
                 placements = self.select.choose(found.frame, placements)
@@ -171,13 +175,13 @@ class Pipeline:
     ) -> Iterator[tuple[Frame, list[tuple[Crop, Restored]]]]:
         """Restore in batches over frames and faces; frames come out in order."""
         waiting: list[tuple[Frame, list[Crop]]] = []
-        count = 0
+        faces = 0
         for frame, crops in cropped:
             waiting.append((frame, crops))
-            count += len(crops)
-            if count >= self.batch_size or len(waiting) >= 2 * self.batch_size or count == 0:
+            faces += len(crops)
+            if faces >= self.batch_size or len(waiting) >= 2 * self.batch_size or faces == 0:
                 yield from self._restore(waiting)
-                waiting, count = [], 0
+                waiting, faces = [], 0
         yield from self._restore(waiting)
 
     def _restore(
@@ -202,8 +206,6 @@ class Pipeline:
             for crop, image in sorted(pairs, key=lambda pair: -_scale(pair[0].placement.matrix)):
                 out = compose(out, crop, image)
             if before is not None:
-                after = out.picture if out.picture.format.name == before.format.name else None
-                before = before if after is not None else before.reformat(format=out.picture.format.name)
                 out = replace(out, picture=side_by_side(before, out.picture, rotation=frame.rotation))
             if report is not None:
                 report.faces += len(pairs)

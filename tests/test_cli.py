@@ -22,8 +22,9 @@ from typer.testing import CliRunner
 import streamfix
 from streamfix.cli import app
 from streamfix.cli.common import seconds
-from streamfix.cli.media import plan
-from streamfix.errors import StreamfixError, UsageError
+from streamfix.cli.media import made, plan
+from streamfix.errors import OutputError, StreamfixError, UsageError
+from streamfix.pipeline import prefetch
 
 ROOT = Path(streamfix.__file__).resolve().parent.parent
 runner = CliRunner()
@@ -64,7 +65,7 @@ def video(clip: Callable[..., Path], face_picture: np.ndarray) -> Path:
 def test_a_video_in_a_video_out(video: Path, tmp_path: Path) -> None:
     done = run("enhance", video, "-o", tmp_path / "out.mp4")
     assert done.returncode == 0, done.stderr
-    assert "20 frames, 20 faces of 1 people" in done.stdout
+    assert "20 frames, 20 faces of 1 person," in done.stdout
     assert "model lite" in done.stdout
     assert len(decode(tmp_path / "out.mp4")) == 20
     with av.open(str(tmp_path / "out.mp4")) as container:
@@ -225,6 +226,10 @@ def test_corrupted_weights_are_told(video: Path, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "corrupted" in one_sentence(done.stderr)
     assert not (tmp_path / "out.mp4").exists()
+    done = run("doctor", cwd=copy, env={**os.environ, "COLUMNS": "200"})
+    assert done.returncode == 1
+    assert "lite differs from its sha256" in done.stdout
+    assert "models pull lite" not in done.stdout  # embedded weights cannot be pulled
 
 
 def test_a_missing_libgl_is_told_in_one_sentence(video: Path, tmp_path: Path) -> None:
@@ -315,7 +320,7 @@ def test_names_that_would_collide_are_refused(face_picture: np.ndarray, tmp_path
         (tmp_path / folder).mkdir()
         Image.fromarray(face_picture).save(tmp_path / folder / "a.png")
     with pytest.raises(UsageError, match=r"a\.png"):
-        plan([str(tmp_path / "one"), str(tmp_path / "two")], tmp_path / "out")
+        plan([str(tmp_path / "one"), str(tmp_path / "two")], str(tmp_path / "out"))
 
 
 def test_the_api_of_the_readme(video: Path, tmp_path: Path) -> None:
@@ -324,3 +329,130 @@ def test_the_api_of_the_readme(video: Path, tmp_path: Path) -> None:
     with pytest.raises(StreamfixError, match="strength"):
         streamfix.enhance(video, tmp_path / "other.mp4", strength=3)
     assert not (tmp_path / "other.mp4").exists()
+
+
+def test_where_outputs_go(face_picture: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(face_picture).save(name)
+    a, b, out = Path("a.png"), Path("b.png"), Path("out")
+    assert plan(["a.png"], "x.png") == ([(a, Path("x.png"))], None)
+    assert plan(["[a].png"], "x.png") == ([(a, Path("x.png"))], None)
+    for folder in ("out", "out/"):
+        assert plan(["a.png"], folder) == ([(a, out / a)], out)
+        assert plan(["*.png"], folder) == ([(a, out / a), (b, out / b)], out)
+    assert plan(["a.png"], "v1.5/") == ([(a, Path("v1.5/a.png"))], Path("v1.5"))
+    for name in ("x.png", "x.mp4", "a.png"):
+        with pytest.raises(UsageError, match="one file"):
+            plan(["a.png", "b.png"], name)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "a.png", tmp_path / "b.png"]  # a plan makes nothing
+    for inputs, output, error in (([""], "out", StreamfixError), (["a.png"], "", UsageError)):
+        with pytest.raises(error, match="empty"):
+            plan(inputs, output)
+
+
+def test_a_folder_into_which_nothing_came_is_not_left(face_picture: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(face_picture).save(tmp_path / "a.png")
+    (tmp_path / "kept").mkdir()
+    for folder in (tmp_path / "deep" / "er", tmp_path / "kept"):
+        with made(folder):
+            assert folder.is_dir()
+    with made(tmp_path / "used" / "out"):
+        (tmp_path / "used" / "out" / "x").touch()
+    with pytest.raises(OutputError), made(tmp_path / "a.png" / "out"):
+        pass
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "kept", "used"]
+    code, said = call("enhance", tmp_path, "-o", tmp_path / "out", "--model", "magic")
+    assert code == 1
+    one_sentence(said)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "n" * 300 + "*", ""])
+def test_names_that_no_disk_holds(name: str, tmp_path: Path) -> None:
+    for command in (["enhance", name, "-o", tmp_path / "out.mp4"], ["inspect", name]):
+        code, said = call(*command)
+        assert code == 1
+        one_sentence(said)
+
+
+def test_what_the_system_answers_is_told_and_not_traced(video: Path, tmp_path: Path) -> None:
+    code, said = call("enhance", video, "-o", tmp_path / ("n" * 300 + ".mp4"))
+    assert code == 1
+    assert "too long" in one_sentence(said)
+
+
+def test_names_are_shown_as_they_are(video: Path, tmp_path: Path) -> None:
+    names = [":smile:[red].mp4", "h:m:s [x].mp4"]
+    for name in names:
+        code, said = call("enhance", video, "-o", tmp_path / name, "--end", "0.1", "--model", "passthrough")
+        assert (code, name in said) == (0, True), said
+    assert names[0] in one_sentence(call("enhance", video, "-o", tmp_path / names[0])[1])
+    assert names[1] in call("inspect", tmp_path / names[1])[1].replace("\n", " ")
+
+
+def test_help_shows_times_and_no_emoji() -> None:
+    said = call("enhance", "--help")[1]
+    assert "\u24c2" not in said  # what rich makes of ":m:"
+
+
+def test_facts_reach_any_pipe(video: Path, tmp_path: Path) -> None:
+    source = tmp_path / "h\u00fclle \u65e5\u672c.mp4"
+    shutil.copy(video, source)
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = run("inspect", source, "--json", "--end", "0.1", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["path"] == str(source)
+    done = run("inspect", source, "--end", "0.1", env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_sheet_is_a_png_beside_the_input_and_refused_before_the_work(
+    face_picture: np.ndarray, tmp_path: Path
+) -> None:
+    source = tmp_path / "in.png"
+    Image.fromarray(face_picture).save(source)
+    before = source.read_bytes()
+    for sheet, code in ((tmp_path / "s.jpg", 2), (source, 2), (tmp_path / "none" / "s.png", 1)):
+        found, said = call("inspect", source, "--sheet", sheet)
+        assert found == code
+        one_sentence(said)
+    assert source.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_warnings_look_like_warnings(face_picture: np.ndarray, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "deep.png"), face_picture.astype(np.uint16) * 257)
+    code, said = call("enhance", tmp_path / "deep.png", "-o", tmp_path / "out.jpg", "--model", "passthrough")
+    assert code == 0
+    assert "warning: " in said
+    assert "16 bits" in said
+
+
+def test_without_restoration_nothing_is_said_about_faces_in_the_input(video: Path, tmp_path: Path) -> None:
+    said = call("enhance", video, "-o", tmp_path / "out.mp4", "--strength", "0", "--end", "0.1")[1]
+    assert "no face restored" in said
+
+
+def test_each_face_of_each_picture_is_someone(face_picture: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(face_picture).save(tmp_path / "in" / name)
+    report = streamfix.enhance(tmp_path / "in", tmp_path / "out", model="passthrough")
+    assert (report.faces, len(report.tracks)) == (2, 2)
+
+
+def test_pulling_what_is_embedded() -> None:
+    code, said = call("models", "pull", "lite")
+    assert code == 1
+    assert "embedded" in one_sentence(said)
+
+
+def test_the_list_of_models_shows_whole_paths() -> None:
+    said = call("models", "list")[1]
+    assert "\u2026" not in said
+
+
+def test_a_thread_that_cannot_begin_says_so() -> None:
+    with pytest.raises(TypeError):
+        next(prefetch(3, 1))  # type: ignore[arg-type]

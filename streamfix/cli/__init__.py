@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the job failed, 2 the call was wrong, 130 interrupted. Hea
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from typing import Annotated
@@ -13,7 +14,7 @@ from typing import Annotated
 import typer
 
 from streamfix import __version__
-from streamfix.cli.common import out
+from streamfix.cli.common import out, show_warnings
 from streamfix.cli.learn import evaluate_app, train_app
 from streamfix.cli.machine import doctor, models_app
 from streamfix.cli.media import enhance, inspect
@@ -38,6 +39,7 @@ def common(
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
 ) -> None:
     """Faces in video and live streams, restored without flicker."""
+    show_warnings()
     if version:
         out.print(f"streamfix {__version__}", highlight=False)
         raise typer.Exit
@@ -50,4 +52,7 @@ def main() -> None:
         sys.exit(128 + number)
 
     signal.signal(signal.SIGTERM, leave)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names that the terminal's encoding lacks must not end a job
+            stream.reconfigure(errors="backslashreplace")
     app()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -28,12 +30,15 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=Callable[..., Any])
 
-out = Console()
-err = Console(stderr=True)
+out = Console(emoji=False)  # ":m:" in a file name is no emoji
+err = Console(stderr=True, emoji=False)
 
 
 def told(command: C) -> C:
-    """Tell a StreamfixError in one sentence and leave with its exit code; everything else is a bug and shows its trace."""
+    """Tell a StreamfixError in one sentence and leave with its exit code.
+
+    So too an answer of the system that nobody foresaw (a disk that is gone). Everything else is a bug and shows its trace.
+    """
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -42,13 +47,34 @@ def told(command: C) -> C:
         except StreamfixError as error:
             err.print(f"[red]error:[/] {plain(error)}", highlight=False, soft_wrap=True)
             raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
+        except BrokenPipeError:  # the reader of a pipe has left: click ends quietly
+            raise
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            err.print(f"[red]error:[/] {plain(where)}{plain(error.strerror or error)}", highlight=False, soft_wrap=True)
+            raise typer.Exit(1) from error
 
     return wrapper  # type: ignore[return-value]  # functools.wraps keeps the signature that typer reads
 
 
 def plain(text: object) -> str:
     """Text for rich without its markup being read."""
-    return str(text).replace("[", r"\[")
+    return escape(str(text))
+
+
+class Warnings(logging.Handler):
+    """Shows the library's warnings as the command line shows everything, above a running progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one."""
+        err.print(f"[yellow]warning:[/] {plain(record.getMessage())}", highlight=False, soft_wrap=True)
+
+
+def show_warnings() -> None:
+    """Have the library's warnings shown; harmless when called again."""
+    logger = logging.getLogger("streamfix")
+    if not any(isinstance(handler, Warnings) for handler in logger.handlers):
+        logger.addHandler(Warnings(logging.WARNING))
 
 
 def seconds(text: str | None) -> float | None:
@@ -64,12 +90,14 @@ def seconds(text: str | None) -> float | None:
 
 
 @contextmanager
-def job_progress(source: Path, start: float | None, end: float | None) -> Iterator[Callable[[Report], None]]:
+def job_progress(source: str | Path, start: float | None, end: float | None) -> Iterator[Callable[[Report], None]]:
     """A progress bar on a terminal; elsewhere silence, the summary says it all."""
     from streamfix.media.source import open_source
 
-    with open_source(source, start=start, end=end) as opened:
-        total = opened.frames
+    total = None
+    if err.is_terminal:
+        with open_source(source, start=start, end=end) as opened:
+            total = opened.frames
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -82,5 +110,5 @@ def job_progress(source: Path, start: float | None, end: float | None) -> Iterat
         transient=True,
         disable=not err.is_terminal,
     ) as bar:
-        task = bar.add_task(plain(source.name), total=total, faces=0, fps=0.0)
+        task = bar.add_task(plain(Path(source).name), total=total, faces=0, fps=0.0)
         yield lambda report: bar.update(task, completed=report.frames, faces=report.faces, fps=report.fps)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from streamfix.cli.common import err, out, plain, told
 
@@ -19,7 +19,7 @@ def models_list() -> None:
     """List every model with its size, licence, and place."""
     from streamfix.models import catalogue
 
-    table = Table("name", "kind", "size", "licence", "where")
+    table = Table("name", "kind", "size", "licence", Column("where", overflow="fold"))  # a path is of use only whole
     for model in catalogue():
         size = f"{model.size / 1e6:.1f} MB" if model.present else "-"
         where = str(model.path) if model.present else f"not here; streamfix models pull {model.name}"
@@ -34,8 +34,10 @@ def models_pull(name: Annotated[str, typer.Argument(help="A name from `streamfix
     from streamfix.models import find, pull
 
     model = find(name)
-    err.print(f"licence of {model.name}: {model.licence}", highlight=False)
-    with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), console=err, transient=True) as bar:
+    if model.url is not None:
+        err.print(f"licence of {model.name}: {model.licence}", highlight=False)
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(model.name, total=None)
         pull(model, lambda done, total: bar.update(task, completed=done, total=total or None))
     out.print(f"{model.name} is in {model.path}", highlight=False, markup=False, soft_wrap=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from streamfix.cli.common import err, job_progress, out, plain, seconds, told
-from streamfix.errors import StreamfixError, UsageError
+from streamfix.errors import OutputError, StreamfixError, UsageError
 
 if TYPE_CHECKING:
     from streamfix.pipeline import Report
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 @told
 def enhance(
     inputs: Annotated[list[str], typer.Argument(help="Videos, images, folders, or globs in quotes.", metavar="INPUT")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="A file; a folder for several inputs.")],
+    output: Annotated[str, typer.Option("-o", "--output", help="A file; a folder for several inputs.", metavar="PATH")],
     model: Annotated[str, typer.Option(help="Restorer: auto, lite, passthrough, or a weight file.")] = "auto",
     detector: Annotated[
         str, typer.Option(help="auto, retinaface, insightface, insightface:PACK or insightface:DIRECTORY.")
@@ -26,8 +29,8 @@ def enhance(
     faces: Annotated[str, typer.Option(help="all, largest, center, or a reference photo.")] = "all",
     min_size: Annotated[float, typer.Option(help="Leave faces smaller than this many source pixels.", min=0)] = 0.0,
     strength: Annotated[float, typer.Option(help="0 is the input, 1 the restored face.", min=0, max=1)] = 1.0,
-    start: Annotated[str | None, typer.Option(help="Begin here: seconds or h:m:s.")] = None,
-    end: Annotated[str | None, typer.Option(help="End before this time: seconds or h:m:s.")] = None,
+    start: Annotated[str | None, typer.Option(help="Begin here: seconds or hours:minutes:seconds.")] = None,
+    end: Annotated[str | None, typer.Option(help="End before this time, written likewise.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Write input and output side by side.")] = False,
     codec: Annotated[
         str, typer.Option(help="h264, hevc, av1, ffv1, or an FFmpeg encoder such as h264_nvenc.")
@@ -43,69 +46,101 @@ def enhance(
     from streamfix.pipeline import enhance as run
     from streamfix.pipeline import load_pipeline
 
-    jobs = plan(inputs, output)
+    jobs, folder = plan(inputs, output)
     begin, stop = seconds(start), seconds(end)
     pipeline = load_pipeline(
         model=model, detector=detector, device=device, faces=faces, min_size=min_size, strength=strength
     )
     failures: list[tuple[Path, StreamfixError]] = []
-    for source, target in jobs:
-        try:
-            with job_progress(source, begin, stop) as show:
-                report = run(
-                    source,
-                    target,
-                    pipeline=pipeline,
-                    start=begin,
-                    end=stop,
-                    compare=compare,
-                    codec=codec,
-                    crf=crf,
-                    preset=preset,
-                    drop=drop or (),
-                    overwrite=overwrite,
-                    progress=show,
-                )
-        except StreamfixError as error:
-            if len(jobs) == 1:
-                raise
-            failures.append((source, error))
-            err.print(f"[red]error:[/] {plain(source)}: {plain(error)}", highlight=False, soft_wrap=True)
-            continue
-        summarise(target, report, pipeline.restorer.name)
+    with made(folder):
+        for source, target in jobs:
+            try:
+                with job_progress(source, begin, stop) as show:
+                    report = run(
+                        source,
+                        target,
+                        pipeline=pipeline,
+                        start=begin,
+                        end=stop,
+                        compare=compare,
+                        codec=codec,
+                        crf=crf,
+                        preset=preset,
+                        drop=drop or (),
+                        overwrite=overwrite,
+                        progress=show,
+                    )
+            except StreamfixError as error:
+                if len(jobs) == 1:
+                    raise
+                failures.append((source, error))
+                err.print(f"[red]error:[/] {plain(source)}: {plain(error)}", highlight=False, soft_wrap=True)
+                continue
+            summarise(target, report, pipeline.restorer.name)
     if failures:
-        raise StreamfixError(f"{len(failures)} of {len(jobs)} inputs failed, as told above; the others are done")
+        others = "" if len(failures) == len(jobs) else "; the others are done"
+        raise StreamfixError(f"{len(failures)} of {len(jobs)} inputs failed, as told above{others}")
 
 
-def plan(inputs: list[str], output: Path) -> list[tuple[Path, Path]]:
-    """Every input file with its output: one file to one file, or many into a folder, under their own names.
+def plan(inputs: list[str], output: str) -> tuple[list[tuple[Path, Path]], Path | None]:
+    """Every input file with its output, and the folder of these, None where one file goes to one file.
 
-    Raises InputError where an input is missing or a folder or glob holds no media, UsageError where names would collide.
+    An output without suffix is a folder, and so is one that exists as a folder or ends in a slash. Raises InputError where
+    an input is missing or a folder or glob holds no media, UsageError where names would collide.
     """
-    from streamfix.media.source import find_media
+    from streamfix.media.images import IMAGE_SUFFIXES
+    from streamfix.media.source import VIDEO_SUFFIXES, find_media
 
+    if not output:
+        raise UsageError("the name of the output is empty; name a file or a folder")
     files = [file for text in inputs for file in find_media(text)]
-    folder = (
-        len(files) > 1 or output.is_dir() or str(output).endswith(("/", "\\")) or any(Path(t).is_dir() for t in inputs)
-    )
-    if not folder:
-        return [(files[0], output)]
-    if output.is_file():
-        raise UsageError(f"{output} is a file; name a folder for several inputs")
-    jobs = [(file, output / file.name) for file in files]
-    names = [target.name for _, target in jobs]
+    target = Path(output)
+    is_folder = os.path.isdir(target) or output.endswith(("/", os.sep)) or not target.suffix
+    several = len(files) > 1 or any(os.path.isdir(text) for text in inputs)
+    if not is_folder and not several:
+        return [(files[0], target)], None
+    if not is_folder and (target.is_file() or target.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES):
+        raise UsageError(f"{output} is the name of one file; name a folder for several inputs")
+    jobs = [(file, target / file.name) for file in files]
+    names = [file.name for file in files]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UsageError(f"several inputs are called {twice[0]}; restore them into different folders")
-    output.mkdir(parents=True, exist_ok=True)
-    return jobs
+    return jobs, target
+
+
+@contextmanager
+def made(folder: Path | None) -> Iterator[None]:
+    """A folder that exists inside, and goes away again if it was not there before and nothing was put into it.
+
+    None for no folder. Raises OutputError where it cannot be made.
+    """
+    from streamfix.media.part import explain
+
+    if folder is None:
+        yield
+        return
+    new = [f for f in (folder, *folder.parents) if not os.path.exists(f)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(explain(error, folder)) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # not empty
+            for empty in new:
+                empty.rmdir()
 
 
 def summarise(target: Path, report: Report, model: str) -> None:
     """One line about a finished job, and one more for each thing a user must know."""
-    people = f"{report.faces} faces of {len(report.tracks)} people" if report.faces else "no face found"
+    faces = "no face restored"
+    if report.faces:
+        faces = f"{_count(report.faces, 'face', 'faces')} of {_count(len(report.tracks), 'person', 'people')}"
+    frames = _count(report.frames, "frame", "frames")
     out.print(
-        f"{target}: {report.frames} frames, {people}, {report.seconds:.1f} s ({report.fps:.1f} fps), model {model}",
+        f"{target}: {frames}, {faces}, {report.seconds:.1f} s ({report.fps:.1f} fps), model {model}",
         highlight=False,
         markup=False,
         soft_wrap=True,
@@ -117,9 +152,13 @@ def summarise(target: Path, report: Report, model: str) -> None:
         )
 
 
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
 @told
 def inspect(
-    source: Annotated[Path, typer.Argument(help="A video or image.", metavar="INPUT")],
+    source: Annotated[str, typer.Argument(help="A video, an image, or a folder of images.", metavar="INPUT")],
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of the tracks as PNG.")] = None,
     detector: Annotated[str, typer.Option(help="As for enhance.")] = "auto",
     start: Annotated[str | None, typer.Option(help="Begin here.")] = None,
@@ -127,15 +166,18 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print facts as JSON.")] = False,
 ) -> None:
     """Show the streams of a file, the people in it, and a contact sheet of their faces."""
+    from streamfix.inspection import check_sheet
     from streamfix.inspection import inspect as run
 
     begin, stop = seconds(start), seconds(end)
+    if sheet is not None:
+        check_sheet(sheet, source=source)
     with job_progress(source, begin, stop) as show:
         result = run(source, detector=detector, start=begin, end=stop, progress=show)
     if sheet is not None:
         result.save_sheet(sheet)
     if as_json:
-        out.print_json(data=result.facts)
+        out.print_json(data=result.facts, ensure_ascii=True)  # whatever the encoding of the pipe
         return
     result.print(out)
     if sheet is not None:

@@ -90,7 +90,7 @@ def upright_exif(exif: bytes) -> bytes:
 
 def read_picture(path: Path) -> Picture:
     """Decode one image. Raises InputError with one sentence when that is impossible or would lose pages or depth."""
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"there is no file {path}; check the path")
     try:
         if path.stat().st_size == 0:

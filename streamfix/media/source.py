@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from pathlib import Path
 
 from streamfix.errors import InputError, UsageError
@@ -60,7 +61,7 @@ VIDEO_SUFFIXES = frozenset(
 
 
 def _has_wildcard(text: str) -> bool:
-    return any(c in text for c in "*?[") and not Path(text).exists()
+    return any(c in text for c in "*?[") and not os.path.exists(text)
 
 
 def find_media(spec: str | Path) -> list[Path]:
@@ -69,19 +70,21 @@ def find_media(spec: str | Path) -> list[Path]:
     A file is returned as it is, unread. Raises InputError where nothing is found.
     """
     text = str(spec)
+    if not text:  # an unset variable of a script must not mean the current folder
+        raise InputError("the name of the input is empty; name a file, a folder or a pattern")
     if _has_wildcard(text):
         found = sorted(p for name in glob.glob(text, recursive=True) if (p := Path(name)).is_file())
         if not found:
             raise InputError(f"nothing matches {text}; check the pattern")
         return found
     path = Path(spec)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path's own, these call a name that is too long just not there
         known = VIDEO_SUFFIXES | IMAGE_SUFFIXES
         found = sorted(p for p in _entries(path) if p.suffix.lower() in known)
         if not found:
             raise InputError(f"the folder {path} holds no video and no image; name a folder that does")
         return found
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"there is no file {path}; check the path")
     return [path]
 
@@ -103,10 +106,13 @@ def open_source(
     out for each frame in, with its pts.
     Raises InputError when there is nothing to read, UsageError for an impossible range.
     """
+    if not str(spec):
+        raise InputError("the name of the input is empty; name a file, a folder or a pattern")
     if (start is not None and start < 0) or (end is not None and end <= (start or 0.0)):
-        raise UsageError(f"the range from {start or 0:g} to {end} seconds is empty; the end must come after the start")
+        to = "its end" if end is None else f"{end:g}"
+        raise UsageError(f"the range from {start or 0:g} to {to} seconds is empty; the end must come after the start")
     path = Path(spec)
-    if _has_wildcard(str(spec)) or path.is_dir():
+    if _has_wildcard(str(spec)) or os.path.isdir(path):
         files = images_in(find_media(spec))
         if not files:
             raise InputError(f"{spec} holds no image; give its videos one by one")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -28,7 +29,7 @@ _DECLARES_DURATION = {"mov", "matroska", "avi", "flv"}  # the others' duration i
 
 def open_container(path: Path) -> av.container.InputContainer:
     """Open a media file; raises InputError with one sentence for each way a file can be bad."""
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path's own, False for a name that is too long
         raise InputError(f"there is no file {path}; check the path")
     try:
         if path.is_file() and path.stat().st_size == 0:
