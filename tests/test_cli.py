@@ -346,6 +346,10 @@ def test_where_outputs_go(face_picture: np.ndarray, tmp_path: Path, monkeypatch:
         with pytest.raises(UsageError, match="one file"):
             plan(["a.png", "b.png"], name)
     assert sorted(tmp_path.iterdir()) == [tmp_path / "a.png", tmp_path / "b.png"]  # a plan makes nothing
+    Path("file").touch()
+    for inputs in (["a.png"], ["a.png", "b.png"]):
+        with pytest.raises(UsageError, match="not a folder"):
+            plan(inputs, "file")
     for inputs, output, error in (([""], "out", StreamfixError), (["a.png"], "", UsageError)):
         with pytest.raises(error, match="empty"):
             plan(inputs, output)

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 @told
 def enhance(
     inputs: Annotated[list[str], typer.Argument(help="Videos, images, folders, or globs in quotes.", metavar="INPUT")],
-    output: Annotated[str, typer.Option("-o", "--output", help="A file; a folder for several inputs.", metavar="PATH")],
+    output: Annotated[
+        str,
+        typer.Option(
+            "-o", "--output", help="A file; a folder, for several inputs or without a suffix.", metavar="PATH"
+        ),
+    ],
     model: Annotated[str, typer.Option(help="Restorer: auto, lite, passthrough, or a weight file.")] = "auto",
     detector: Annotated[
         str, typer.Option(help="auto, retinaface, insightface, insightface:PACK or insightface:DIRECTORY.")
@@ -99,8 +104,10 @@ def plan(inputs: list[str], output: str) -> tuple[list[tuple[Path, Path]], Path 
     several = len(files) > 1 or any(os.path.isdir(text) for text in inputs)
     if not is_folder and not several:
         return [(files[0], target)], None
-    if not is_folder and (target.is_file() or target.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES):
+    if target.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and not is_folder:
         raise UsageError(f"{output} is the name of one file; name a folder for several inputs")
+    if os.path.exists(target) and not os.path.isdir(target):
+        raise UsageError(f"{output} is a file and not a folder; name a folder, or a file with a suffix such as .mp4")
     jobs = [(file, target / file.name) for file in files]
     names = [file.name for file in files]
     twice = sorted({name for name in names if names.count(name) > 1})
