@@ -285,9 +285,10 @@ def enhance(
 ) -> Report:
     """Restore the faces of a video, an image, or a folder of images, and write the result.
 
-    source: what `open_source` takes. output: its suffix chooses the container. pipeline: from `load_pipeline`, when many files are
-    to share one; else model, detector, device, faces, min_size (source pixels) and strength (0..1) describe it. start, end: seconds.
-    compare: write input and output side by side. codec, crf, preset, drop: as `open_sink` has them.
+    source: what `open_source` takes, or a Source (which has its own range, and is closed at the end). output: its suffix
+    chooses the container. pipeline: from `load_pipeline`, when many files are to share one; else model, detector, device,
+    faces, min_size (source pixels) and strength (0..1) describe it. start, end: seconds. compare: write input and output
+    side by side. codec, crf, preset, drop: as `open_sink` has them.
     progress: called after every written frame with the report so far.
     Raises a StreamfixError whose message is one sentence; nothing is left at `output` then.
     """
