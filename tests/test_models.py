@@ -176,4 +176,4 @@ def test_embedded_weights_are_checked(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_every_embedded_model_is_whole() -> None:
     assert {m.name for m in models.catalogue() if m.url is None} == {"lite", "retinaface"}
-    assert verify(models.find("lite")) is True
+    assert [verify(models.find(name)) for name in ("lite", "retinaface")] == [True, True]
