@@ -171,5 +171,6 @@ def _single_thread(_: int) -> None:
 
 def loader(pairs: FacePairs, batches: Batches, *, workers: int) -> DataLoader[dict[str, Tensor]]:
     """Batches as dicts of stacked tensors, prepared by `workers` processes (0: in this one)."""
-    options: dict[str, Any] = {"prefetch_factor": 4} if workers else {}
+    # spawned, not forked: a fork copies the locks of OpenCV and OpenMP threads, and then waits for them for ever
+    options: dict[str, Any] = {"prefetch_factor": 4, "multiprocessing_context": "spawn"} if workers else {}
     return DataLoader(pairs, batch_sampler=batches, num_workers=workers, worker_init_fn=_single_thread, **options)
