@@ -177,3 +177,16 @@ def test_shared_noise_is_one_draw_per_seed() -> None:
     assert torch.equal(shared_noise((4, 64, 64)), shared_noise((4, 64, 64)))
     assert not torch.equal(shared_noise((4, 64, 64)), shared_noise((4, 64, 64), seed=1))
     assert abs(float(shared_noise((4, 64, 64)).std()) - 1) < 0.05
+
+
+def test_a_batch_leaves_the_thread_settings_of_the_process_alone() -> None:
+    import threading
+
+    restorer = load_restorer("lite")
+    before, seen = torch.get_num_threads(), []
+    restorer.restore(torch.zeros(4, 3, 512, 512))
+    late = threading.Thread(target=lambda: seen.append((torch.zeros(1000).sum(), torch.get_num_threads())))
+    late.start()
+    late.join()
+    assert torch.get_num_threads() == before
+    assert seen[0][1] == before
