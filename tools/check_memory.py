@@ -35,7 +35,7 @@ def loop(clip: Path, target: Path, seconds: float) -> None:
                     packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
                     packet.stream = streams[packet.stream.index]
                     out.mux(packet)
-            shift += length
+            shift += length + 0.2  # B frames reach back in decoding time
 
 
 def peak(source: Path, target: Path) -> tuple[float, str]:
