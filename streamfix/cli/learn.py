@@ -34,6 +34,16 @@ def train_lite(
     l1: Annotated[float, typer.Option(help="Weight of the L1 loss.", min=0)] = 1.0,
     alex: Annotated[float, typer.Option(help="Weight of LPIPS over AlexNet.", min=0)] = 0.5,
     vgg: Annotated[float, typer.Option(help="Weight of LPIPS over VGG16.", min=0)] = 0.5,
+    grid: Annotated[float, typer.Option(help="Weight against 2- and 4-pixel patterns.", min=0)] = 0.1,
+    id_: Annotated[float, typer.Option("--id", help="Weight of the identity loss (whole crops only).", min=0)] = 0.0,
+    identity: Annotated[
+        Path | None, typer.Option(help="ONNX face embedding for --id, input (1, 3, 112, 112) RGB.")
+    ] = None,
+    identity_norm: Annotated[
+        str, typer.Option(help="Input scaling of the embedding: arcface or imagenet.")
+    ] = "arcface",
+    gan: Annotated[float, typer.Option(help="Weight of the adversarial loss, e.g. 0.1.", min=0)] = 0.0,
+    gan_start: Annotated[float, typer.Option(help="Share of the run after which it sets in.", min=0, max=1)] = 0.6,
     rate: Annotated[float, typer.Option(help="Highest learning rate.", min=0)] = 4e-4,
     seed: Annotated[int, typer.Option(help="One seed, one result.")] = 0,
     start: Annotated[Path | None, typer.Option(help="Begin from these weights (.safetensors).")] = None,
@@ -41,7 +51,8 @@ def train_lite(
     workers: Annotated[int, typer.Option(help="Processes that prepare data.", min=0)] = 1,
 ) -> None:
     """Train the embedded restorer, or go on training it."""
-    from streamfix.train.lite import TrainConfig, train
+    from streamfix.train.config import TrainConfig
+    from streamfix.train.lite import train
 
     config = TrainConfig(
         data=data,
@@ -53,6 +64,12 @@ def train_lite(
         l1=l1,
         alex=alex,
         vgg=vgg,
+        grid=grid,
+        id=id_,
+        identity=identity,
+        identity_norm=identity_norm,
+        gan=gan,
+        gan_start=gan_start,
         rate=rate,
         seed=seed,
         start=start,

@@ -14,18 +14,12 @@ from torch import Tensor
 
 from streamfix._cv2 import cv2
 from streamfix.errors import DependencyError, ModelError
-from streamfix.faces.align import TEMPLATE
+from streamfix.faces.align import ARCFACE_BLUR, ARCFACE_SIZE, arcface_matrix
+from streamfix.train.identity import NORMS
 from streamfix.train.losses import Lpips
 
 Picture = npt.NDArray[np.float32]
 """float32 (H, W, 3), RGB in [0, 1]."""
-
-_ARCFACE = np.array(
-    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
-)
-"""Five-point template of ArcFace's 112x112 input (insightface)."""
-
-_NORMS = {"arcface": ((0.5,) * 3, (0.5,) * 3), "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
 
 
 class Identity:
@@ -37,24 +31,21 @@ class Identity:
     def __init__(self, path: Path, *, norm: str = "arcface") -> None:
         import onnxruntime
 
-        if norm not in _NORMS:
-            raise ModelError(f"there is no input scaling called {norm!r}; choose one of: {', '.join(_NORMS)}")
+        if norm not in NORMS:
+            raise ModelError(f"there is no input scaling called {norm!r}; choose one of: {', '.join(NORMS)}")
         try:
             self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         except Exception as error:
             raise ModelError(f"{path} is no ONNX face embedding that can be loaded ({type(error).__name__})") from error
         self._input = self._session.get_inputs()[0].name
-        self._mean, self._std = (np.array(v, np.float32) for v in _NORMS[norm])
-        # least squares between two fixed templates: aligned crops need no detector
-        source, target = TEMPLATE - TEMPLATE.mean(0), _ARCFACE - _ARCFACE.mean(0)
-        a, b = (source * target).sum(), (source[:, 0] * target[:, 1] - source[:, 1] * target[:, 0]).sum()
-        turn = np.array([[a, -b], [b, a]]) / (source**2).sum()
-        self._matrix = np.hstack([turn, (_ARCFACE.mean(0) - turn @ TEMPLATE.mean(0))[:, None]])
+        self._mean, self._std = (np.array(v, np.float32) for v in NORMS[norm])
+        self._matrix = arcface_matrix()
 
     def __call__(self, crop: Picture) -> npt.NDArray[np.float32]:
         """Unit embedding, float32 (D,)."""
-        small = cv2.GaussianBlur(crop, (0, 0), 1.8)  # 512 -> 112 without aliasing
-        face = cv2.warpAffine(small, self._matrix, (112, 112), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        small = cv2.GaussianBlur(crop, (0, 0), ARCFACE_BLUR)  # 512 -> 112 without aliasing
+        size = (ARCFACE_SIZE, ARCFACE_SIZE)
+        face = cv2.warpAffine(small, self._matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         tensor = ((np.asarray(face, np.float32) - self._mean) / self._std).transpose(2, 0, 1)[None]
         vector = self._session.run(None, {self._input: np.ascontiguousarray(tensor)})[0][0]
         return cast(npt.NDArray[np.float32], vector / np.linalg.norm(vector))

@@ -27,6 +27,19 @@ TEMPLATE: npt.NDArray[np.float64] = np.array(
 TEMPLATE.flags.writeable = False
 
 
+ARCFACE_TEMPLATE: npt.NDArray[np.float64] = np.array(
+    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
+)
+"""float64 (5, 2): the same points in the 112x112 input of ArcFace-trained face embeddings (insightface)."""
+ARCFACE_TEMPLATE.flags.writeable = False
+
+ARCFACE_SIZE = 112
+"""Side of that input in pixels."""
+
+ARCFACE_BLUR = 1.8
+"""Sigma in pixels of the Gaussian that a 512x512 crop needs before it is sampled for that input, against aliasing."""
+
+
 def template(size: int = CROP_SIZE) -> npt.NDArray[np.float64]:
     """The template in a crop of another size; the picture's edges, not its pixel centres, are scaled."""
     if size == CROP_SIZE:
@@ -44,6 +57,11 @@ def fit_similarity(landmarks: FloatArray, *, size: int = CROP_SIZE) -> Matrix:
     points = _complex(np.asarray(landmarks, dtype=np.float64))
     target = _complex(template(size))
     return _fit(points, target)
+
+
+def arcface_matrix() -> Matrix:
+    """The similarity (2, 3) from an aligned 512x512 crop to ArcFace's 112x112 input: a constant, no detector needed."""
+    return _fit(_complex(TEMPLATE), _complex(ARCFACE_TEMPLATE))
 
 
 def _complex(points: npt.NDArray[np.float64]) -> npt.NDArray[np.complex128]:

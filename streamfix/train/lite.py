@@ -1,5 +1,8 @@
 """The trainer of the embedded network: one command that starts, and resumes, a run.
 
+The loss is L1 + LPIPS + a term against shuffle patterns, and, where they are given weights, identity over a face
+embedding and a patch discriminator that sets in late.
+
 A run is a folder: `checkpoint.pt` (everything needed to go on), `log.csv` (step, seconds, losses), TensorBoard events
 where TensorBoard is installed, and `lite.safetensors` (the averaged weights, ready to ship). Data, windows and loss
 offsets are functions of (seed, step), so a run that was killed goes on exactly where its last checkpoint stands, and
@@ -8,15 +11,13 @@ two runs of one seed on one machine agree.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from itertools import repeat
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,78 +27,20 @@ from torch import Tensor
 from streamfix.errors import ModelError, UsageError
 from streamfix.restore.lite.checkpoint import read_checkpoint, write_weights
 from streamfix.restore.lite.network import LiteConfig, LiteNet
-from streamfix.train.data import Augmentation, Batches, FacePairs, loader
-from streamfix.train.degradations import Mixture
-from streamfix.train.losses import Lpips
+from streamfix.train.adversary import Adversary, discriminator_gradients, generator_loss
+from streamfix.train.config import Stage, TrainConfig
+from streamfix.train.data import Batches, FacePairs, loader
+from streamfix.train.identity import IdentityLoss
+from streamfix.train.log import Log
+from streamfix.train.losses import Lpips, grid_amplitude
 from streamfix.types import CROP_SIZE
 
 Report = Callable[[int, float, dict[str, float]], None]
 """Called with (step, share of the run that is done, mean losses since the last call)."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """A part of the run: until this share of it, windows of this size, so many at a time.
-
-    vgg: side of the random window within each that VGG sees, because VGG costs many times what the network does.
-    shard: windows that one CPU thread computes at a time.
-    """
-
-    until: float
-    size: int
-    batch: int
-    vgg: int
-    shard: int = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """Everything that decides a run.
-
-    data: folder of aligned faces. run: folder of the run. steps, or minutes of wall time spent in training (over all
-    resumptions). lpips_alex, lpips_vgg: LPIPS weight files; a term without its file must have weight 0. l1, alex, vgg:
-    weights of the loss terms. rate falls along a cosine to last_rate after `warmup` steps.
-    """
-
-    data: Path
-    run: Path
-    steps: int | None = None
-    minutes: float | None = None
-    seed: int = 0
-    stages: tuple[Stage, ...] = (
-        Stage(until=0.3, size=256, batch=8, vgg=128, shard=2),
-        Stage(until=1.0, size=CROP_SIZE, batch=2, vgg=192),
-    )
-    rate: float = 4e-4
-    last_rate: float = 1e-5
-    warmup: int = 200
-    decay: float = 1e-4
-    ema: float = 0.999
-    clip: float = 1.0
-    l1: float = 1.0
-    alex: float = 0.5
-    vgg: float = 0.5
-    lpips_alex: Path | None = None
-    lpips_vgg: Path | None = None
-    network: LiteConfig = field(default_factory=LiteConfig)
-    mixture: Mixture = field(default_factory=Mixture)
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    start: Path | None = None
-    device: str = "auto"
-    workers: int = 1
-    threads: int | None = None
-    save_every: float = 180.0
-    log_every: int = 20
-
-    def check(self) -> None:
-        """UsageError where options contradict each other."""
-        if (self.steps is None) == (self.minutes is None):
-            raise UsageError("give the length of the run as either steps or minutes")
-        for name, weight, path in (("alex", self.alex, self.lpips_alex), ("vgg", self.vgg, self.lpips_vgg)):
-            if weight and path is None:
-                raise UsageError(f"the {name} loss needs its LPIPS weight file: give --lpips-{name} FILE or --{name} 0")
-        if not self.stages or self.stages[-1].until < 1 or any(s.size % 32 or s.size > CROP_SIZE for s in self.stages):
-            raise UsageError("stages must reach 1.0, with window sizes that are multiples of 32 up to 512")
+_RAMP = 0.02
+"""Share of the run over which the adversarial term reaches its weight: a discriminator that has learnt nothing yet
+should not lead."""
 
 
 class Trainer:
@@ -139,6 +82,10 @@ class Trainer:
                 if net.kind != name:
                     raise UsageError(f"{path} holds {net.kind} features, but was given for {name}")
                 self.losses[name] = (net, weight)
+        self.identity: IdentityLoss | None = None
+        if c.id and c.identity is not None:
+            self.identity = IdentityLoss(c.identity, norm=c.identity_norm).to(self.device)
+        self.adversary = Adversary(rate=c.gan_rate, device=self.device) if c.gan else None
         c.run.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.is_file():
             self._load()
@@ -166,9 +113,24 @@ class Trainer:
         cosine = c.last_rate + (c.rate - c.last_rate) * 0.5 * (1 + math.cos(math.pi * self.progress()))
         return cosine * min(1.0, (self.step + 1) / max(1, c.warmup))
 
+    def weights(self) -> dict[str, float]:
+        """Weight of each loss term at the current step, 0 for those whose time has not come."""
+        c = self.config
+        rise = min(1.0, max(0.0, self.progress() - c.gan_start) / _RAMP)
+        fixed = {"l1": c.l1, "grid": c.grid, **{name: weight for name, (_, weight) in self.losses.items()}, "id": c.id}
+        return {**fixed, "gan": c.gan * rise}
+
+    def columns(self) -> list[str]:
+        """Names of everything a step of this run can log."""
+        names = ["total", "l1", *(["grid"] if self.config.grid else []), *self.losses]
+        names += ["id"] if self.identity is not None else []
+        return names + (["gan", "d_real", "d_fake"] if self.adversary is not None else [])
+
     def loss(self, output: Tensor, truth: Tensor, seed: Sequence[int]) -> dict[str, Tensor]:
-        """Each term, unweighted, as a scalar; `seed` decides the windows."""
+        """Each term but the adversarial, unweighted, as a scalar; `seed` decides the windows."""
         terms = {"l1": F.l1_loss(output, truth)}
+        if self.config.grid:
+            terms["grid"] = grid_amplitude(output, truth).mean()
         rng = np.random.default_rng(seed)
         for name, (net, _) in self.losses.items():
             side = output.shape[-1]
@@ -177,18 +139,32 @@ class Trainer:
             size = side - 7 if name == "alex" else min(side, self.stage(self.step).vgg)
             y, x = (int(v) for v in rng.integers(0, side - size + 1, 2))
             terms[name] = net(output[..., y : y + size, x : x + size], truth[..., y : y + size, x : x + size]).mean()
+        if self.identity is not None and output.shape[-1] == CROP_SIZE:  # a part of a face is nobody
+            terms["id"] = self.identity(output, truth).mean()
         return terms
 
-    def _gradients(self, part: dict[str, Tensor], seed: Sequence[int]) -> tuple[list[Tensor], dict[str, float]]:
+    def _gradients(
+        self, part: dict[str, Tensor], seed: Sequence[int], judge: Sequence[Tensor] | None
+    ) -> tuple[list[Tensor], list[Tensor], dict[str, float]]:
+        # of the network, of the discriminator (whose weights are `judge`, None before its start), and the terms
         if self.pool is not None:
             torch.set_num_threads(1)  # the setting belongs to each thread
         output = self.worker(part["degraded"].contiguous(memory_format=torch.channels_last), part["origin"])
         terms = self.loss(output, part["clean"], seed)
-        total = self.config.l1 * terms["l1"]
-        for name, (_, weight) in self.losses.items():
-            total = total + weight * terms[name]
-        gradients = torch.autograd.grad(total, list(self.worker.parameters()))
-        return list(gradients), {k: float(v.detach()) for k, v in {"total": total, **terms}.items()}
+        side = output.shape[-1]
+        size = min(side, self.stage(self.step).gan)
+        y, x = (int(v) for v in np.random.default_rng([*seed, 1]).integers(0, side - size + 1, 2))
+        seen = output[..., y : y + size, x : x + size]
+        if judge is not None:
+            terms["gan"] = generator_loss(seen, judge)
+        weights = self.weights()
+        total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        gradients = list(torch.autograd.grad(total, list(self.worker.parameters())))
+        values = {k: float(v.detach()) for k, v in {"total": total, **terms}.items()}
+        if judge is None:
+            return gradients, [], values
+        verdict, parts = discriminator_gradients(seen, part["clean"][..., y : y + size, x : x + size], judge)
+        return gradients, verdict, {**values, **parts}
 
     def train_step(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """One update; the unweighted terms and their weighted sum as `total`."""
@@ -203,19 +179,16 @@ class Trainer:
             for i in range(0, count, shard)
         ]
         seeds = [[c.seed, self.step, i] for i in range(len(parts))]
-        results = list((self.pool.map if self.pool is not None else map)(self._gradients, parts, seeds))
-        for master in masters:
-            master.grad = None
+        judging = self.adversary is not None and self.progress() >= c.gan_start
+        judge = self.adversary.begin() if self.adversary is not None and judging else None
+        results = list((self.pool.map if self.pool is not None else map)(self._gradients, parts, seeds, repeat(judge)))
+        shares = [part["clean"].shape[0] / count for part in parts]
         losses: dict[str, float] = {}
-        for part, (gradients, terms) in zip(parts, results, strict=True):
-            share = part["clean"].shape[0] / count
-            for master, gradient in zip(masters, gradients, strict=True):
-                if master.grad is None:
-                    master.grad = gradient.float() * share
-                else:
-                    master.grad.add_(gradient, alpha=share)
+        for share, (_, _, terms) in zip(shares, results, strict=True):
             for name, value in terms.items():
                 losses[name] = losses.get(name, 0.0) + value * share
+        for master, gradient in zip(masters, _summed([r[0] for r in results], shares), strict=True):
+            master.grad = gradient
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
         norm = torch.nn.utils.clip_grad_norm_(masters, c.clip)
@@ -224,6 +197,8 @@ class Trainer:
                 f"the gradient is not finite at step {self.step}; lower the rate and go on from the last checkpoint"
             )
         self.optimizer.step()
+        if self.adversary is not None and judge is not None:
+            self.adversary.update(_summed([r[1] for r in results], shares))
         keep = min(c.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             state = self.net.state_dict()
@@ -243,6 +218,8 @@ class Trainer:
             "seconds": self.seconds,
             "network": self.config.network.to_dict(),
         }
+        if self.adversary is not None:
+            state["adversary"] = self.adversary.state_dict()
         part = self.checkpoint.with_suffix(".part")
         torch.save(state, part)
         os.replace(part, self.checkpoint)
@@ -264,6 +241,17 @@ class Trainer:
         self.average = {k: v.clone() for k, v in state["average"].items()}
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.sample, self.seconds = state["step"], state["sample"], state["seconds"]
+        if self.adversary is not None and "adversary" in state:  # a run may be given an adversary later
+            self.adversary.load_state_dict(state["adversary"])
+
+
+def _summed(gradients: Sequence[Sequence[Tensor]], shares: Sequence[float]) -> list[Tensor]:
+    """The shards' gradients, weighted by their share of the batch, in float32."""
+    sums = [g.float() * shares[0] for g in gradients[0]]
+    for others, share in zip(gradients[1:], shares[1:], strict=True):
+        for total, gradient in zip(sums, others, strict=True):
+            total.add_(gradient, alpha=share)
+    return sums
 
 
 def train(config: TrainConfig, *, report: Report | None = None) -> Path:
@@ -273,7 +261,7 @@ def train(config: TrainConfig, *, report: Report | None = None) -> Path:
     contradicting options, InputError for data, ModelError for broken weight files or a diverging run.
     """
     trainer = Trainer(config)
-    log = _Log(config, trainer.step)
+    log = Log(config, trainer.step, trainer.columns())
     pairs = FacePairs(config.data, seed=config.seed, mixture=config.mixture, augmentation=config.augmentation)
 
     def plan(batch: int) -> tuple[int, int]:
@@ -288,10 +276,9 @@ def train(config: TrainConfig, *, report: Report | None = None) -> Path:
     return config.run / "lite.safetensors"
 
 
-def _loop(trainer: Trainer, pairs: FacePairs, batches: Batches, log: _Log, report: Report | None) -> None:
+def _loop(trainer: Trainer, pairs: FacePairs, batches: Batches, log: Log, report: Report | None) -> None:
     config = trainer.config
-    sums: dict[str, float] = {}
-    count = 0
+    sums: dict[str, tuple[float, int]] = {}  # by term: not every step has every one
     saved = started = time.monotonic()
     try:
         for batch in loader(pairs, batches, workers=config.workers):
@@ -300,15 +287,15 @@ def _loop(trainer: Trainer, pairs: FacePairs, batches: Batches, log: _Log, repor
             trainer.seconds += now - started
             started = now
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value
-            count += 1
+                before, count = sums.get(name, (0.0, 0))
+                sums[name] = before + value, count + 1
             done = trainer.progress()
             if trainer.step % config.log_every == 0 or done >= 1:
-                means = {k: v / count for k, v in sums.items()}
+                means = {name: total / count for name, (total, count) in sums.items()}
                 log.write(trainer.step, trainer.seconds, trainer.rate(), means)
                 if report:
                     report(trainer.step, done, means)
-                sums, count = {}, 0
+                sums = {}
             if done >= 1:
                 break
             if now - saved > config.save_every:
@@ -318,35 +305,3 @@ def _loop(trainer: Trainer, pairs: FacePairs, batches: Batches, log: _Log, repor
         trainer.save()  # the step in hand is lost at most, and done again on resumption
         raise
     trainer.save()
-
-
-class _Log:
-    """log.csv, and TensorBoard where it is installed."""
-
-    def __init__(self, config: TrainConfig, step: int) -> None:
-        config.run.mkdir(parents=True, exist_ok=True)
-        (config.run / "config.json").write_text(json.dumps(asdict(config), default=str, indent=1))
-        self._file = (config.run / "log.csv").open("a")
-        self._board: Any = None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(config.run), purge_step=step)
-        except ImportError:
-            pass  # an extra: log.csv holds the same figures
-
-    def write(self, step: int, seconds: float, rate: float, losses: dict[str, float]) -> None:
-        if self._file.tell() == 0:
-            self._file.write(",".join(("step", "seconds", "rate", *losses)) + "\n")
-        self._file.write(
-            ",".join((str(step), f"{seconds:.0f}", f"{rate:.3e}", *(f"{v:.5f}" for v in losses.values()))) + "\n"
-        )
-        self._file.flush()
-        if self._board is not None:
-            for name, value in losses.items():
-                self._board.add_scalar(f"loss/{name}", value, step)
-
-    def close(self) -> None:
-        self._file.close()
-        if self._board is not None:
-            self._board.close()

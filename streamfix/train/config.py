@@ -1,0 +1,98 @@
+"""What decides a training run of the embedded network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from streamfix.errors import UsageError
+from streamfix.restore.lite.network import LiteConfig
+from streamfix.train.adversary import SMALLEST
+from streamfix.train.data import Augmentation
+from streamfix.train.degradations import Mixture
+from streamfix.types import CROP_SIZE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A part of the run: until this share of it, windows of this size, so many at a time.
+
+    vgg, gan: sides of the random windows within each that VGG and the discriminator see, because either costs as much
+    as the network or more. shard: windows that one CPU thread computes at a time.
+    """
+
+    until: float
+    size: int
+    batch: int
+    vgg: int
+    shard: int = 1
+    gan: int = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a run.
+
+    data: folder of aligned faces. run: folder of the run. steps, or minutes of wall time spent in training (over all
+    resumptions). lpips_alex, lpips_vgg: LPIPS weight files; identity: ONNX face embedding, identity_norm: its input
+    scaling (identity.NORMS); a term without its file must have weight 0. l1, alex, vgg, grid, id, gan: weights of the
+    loss terms. id counts only in stages whose windows are whole crops. gan sets in after the share gan_start of the
+    run; gan_rate is the discriminator's learning rate. rate falls along a cosine to last_rate after `warmup` steps.
+    """
+
+    data: Path
+    run: Path
+    steps: int | None = None
+    minutes: float | None = None
+    seed: int = 0
+    stages: tuple[Stage, ...] = (
+        Stage(until=0.3, size=256, batch=8, vgg=128, shard=2),
+        Stage(until=1.0, size=CROP_SIZE, batch=2, vgg=192),
+    )
+    rate: float = 4e-4
+    last_rate: float = 1e-5
+    warmup: int = 200
+    decay: float = 1e-4
+    ema: float = 0.999
+    clip: float = 1.0
+    l1: float = 1.0
+    alex: float = 0.5
+    vgg: float = 0.5
+    grid: float = 0.1
+    id: float = 0.0
+    gan: float = 0.0
+    gan_start: float = 0.6
+    gan_rate: float = 1e-4
+    lpips_alex: Path | None = None
+    lpips_vgg: Path | None = None
+    identity: Path | None = None
+    identity_norm: str = "arcface"
+    network: LiteConfig = field(default_factory=LiteConfig)
+    mixture: Mixture = field(default_factory=Mixture)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    start: Path | None = None
+    device: str = "auto"
+    workers: int = 1
+    threads: int | None = None
+    save_every: float = 180.0
+    log_every: int = 20
+
+    def check(self) -> None:
+        """UsageError where options contradict each other."""
+        if (self.steps is None) == (self.minutes is None):
+            raise UsageError("give the length of the run as either steps or minutes")
+        for name, weight, path in (("alex", self.alex, self.lpips_alex), ("vgg", self.vgg, self.lpips_vgg)):
+            if weight and path is None:
+                raise UsageError(f"the {name} loss needs its LPIPS weight file: give --lpips-{name} FILE or --{name} 0")
+        if self.id and self.identity is None:
+            raise UsageError("the id loss needs a face embedding: give --identity FILE.onnx or --id 0")
+        if self.identity is not None and not self.id:
+            raise UsageError("a face embedding was given, but its loss weighs nothing: give --id 0.1 or so")
+        if self.id and not any(s.size == CROP_SIZE for s in self.stages):
+            raise UsageError(f"the id loss needs a stage of whole crops ({CROP_SIZE} pixels)")
+        if not 0 <= self.gan_start < 1:
+            raise UsageError("the adversarial loss starts at a share of the run: give --gan-start from 0 to below 1")
+        if self.gan and any(min(s.size, s.gan) < SMALLEST for s in self.stages):
+            raise UsageError(f"the adversarial loss needs windows of at least {SMALLEST} pixels in every stage")
+        if not self.stages or self.stages[-1].until < 1 or any(s.size % 32 or s.size > CROP_SIZE for s in self.stages):
+            raise UsageError("stages must reach 1.0, with window sizes that are multiples of 32 up to 512")
