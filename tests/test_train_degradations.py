@@ -78,7 +78,7 @@ def test_chroma_subsampling_spares_luma(picture: np.ndarray) -> None:
 
 def test_the_mixture_and_that_grey_and_borders_are_truth_too(picture: np.ndarray) -> None:
     clean, degraded = d.Mixture(border=1.0).degrade(picture, np.random.default_rng(4))
-    outside = np.all(np.isclose(clean, d.BORDER), axis=2)
+    outside = np.all(np.isclose(clean, d.BORDER_RGB), axis=2)
     assert 0 <= outside.mean() <= 0.6
     assert np.array_equal(clean[outside], degraded[outside])
     only_none = d.Mixture(paper=0, heavy=0, footage=0, mild=0, none=1, grey=0, border=0)

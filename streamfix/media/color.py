@@ -289,7 +289,9 @@ def lay_back(frame: Frame, *, restored: Samples, crop: Samples, mask: Samples, m
     picture = frame.picture
     picture.make_writable()
     weights = luma_weights(picture)
-    after, before = _from_rgb(restored, weights), _from_rgb(crop, weights)
+    after = _from_rgb(restored, weights)
+    carried = _carried(_scale(matrix))
+    before = _from_rgb(crop, weights) if carried < 1.0 else {}
     for component in _components(frame):
         to_crop = component.to_plane(matrix)
         box = _box(_CORNERS @ _inverse(to_crop).T, component.view.shape, 0)
@@ -303,7 +305,6 @@ def lay_back(frame: Frame, *, restored: Samples, crop: Samples, mask: Samples, m
         region = component.view[y0:y1, x0:x1]
         old = (region >> component.shift).astype(np.float32)
         base = (old - np.float32(component.zero)) / np.float32(component.span)
-        carried = _carried(_scale(matrix))
         if carried < 1.0:
             seen = _spread(np.ascontiguousarray(before[component.name]), to_crop, box, flags)
             base = carried * base + (1.0 - carried) * seen

@@ -18,11 +18,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from streamfix.media.color import BORDER_RGB
+
 Picture: TypeAlias = npt.NDArray[np.float32]
 Rng: TypeAlias = np.random.Generator
-
-BORDER = (132 / 255, 133 / 255, 135 / 255)
-"""RGB of the constant that alignment fills in where a crop reaches beyond the frame."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,7 +239,7 @@ class Mixture:
         if rng.random() < self.border:
             outside = beyond_the_frame(clean.shape[:2], rng)
             clean = clean.copy()
-            clean[outside] = degraded[outside] = BORDER
+            clean[outside] = degraded[outside] = BORDER_RGB
         return clean, degraded
 
 
