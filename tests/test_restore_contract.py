@@ -11,6 +11,7 @@ import torch
 
 from streamfix.errors import ModelError
 from streamfix.models import embedded, weights_dir
+from streamfix.restore import base
 from streamfix.restore.base import Restorer, describe, fast_bfloat16, load_restorer, restore_images
 from streamfix.restore.lite.checkpoint import write_weights
 from streamfix.restore.lite.network import LiteConfig, LiteNet, extend_inputs
@@ -153,6 +154,23 @@ def test_a_weight_file_by_path(tmp_path: Path, faces: list[np.ndarray]) -> None:
 
 def test_the_weights_are_small_enough_to_travel() -> None:
     assert embedded("lite.safetensors").stat().st_size <= 24_000_000
+
+
+@pytest.mark.parametrize(
+    ("flags", "vendor", "fast"),
+    [
+        ({"amx_bf16", "avx512_bf16"}, "GenuineIntel", "AMX"),
+        ({"avx512_bf16"}, "GenuineIntel", None),  # slower there than float32
+        ({"avx512_bf16"}, "AuthenticAMD", "AVX512-BF16"),
+        (set(), "AuthenticAMD", None),
+    ],
+)
+def test_bfloat16_is_chosen_only_where_it_is_faster(
+    monkeypatch: pytest.MonkeyPatch, flags: set[str], vendor: str, fast: str | None
+) -> None:
+    monkeypatch.setattr(base, "_cpu_flags", lambda: flags)
+    monkeypatch.setattr(base, "_vendor", lambda: vendor)
+    assert base.fast_bfloat16() == fast
 
 
 def test_describe_names_what_runs() -> None:

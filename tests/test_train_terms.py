@@ -196,7 +196,7 @@ def test_grid_amplitude_sees_patterns_and_not_what_else_differs() -> None:
 
 def test_the_discriminator_learns_and_its_gradient_leads_to_what_it_takes_for_real() -> None:
     torch.manual_seed(0)
-    adversary = Adversary(rate=1e-3, device=torch.device("cpu"))
+    adversary = Adversary(rate=1e-3, device=torch.device("cpu"), dtype=torch.bfloat16)
     real = _images(4, 64)
     fake = real + 0.3 * ((-1.0) ** torch.arange(64))
     losses = []
@@ -217,7 +217,7 @@ def test_the_discriminator_learns_and_its_gradient_leads_to_what_it_takes_for_re
 def test_discriminator_gradients_pass_through_the_spectral_norm() -> None:
     """What `update` takes back through the normalisation is the gradient of the whole, by finite differences."""
     torch.manual_seed(0)
-    adversary = Adversary(rate=1e-3, device=torch.device("cpu"))
+    adversary = Adversary(rate=1e-3, device=torch.device("cpu"), dtype=torch.bfloat16)
     adversary.net.eval()  # the power iteration stands still, so that the loss is a function of the weights
     adversary.begin()
     weights = [w.detach().requires_grad_() for w in adversary._exact]  # float32: bfloat16 is too coarse to difference

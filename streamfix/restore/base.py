@@ -111,13 +111,26 @@ def describe(restorer: Restorer) -> str:
 
 
 def fast_bfloat16() -> str | None:
-    """The instructions with which this CPU multiplies bfloat16 natively: "AMX", "AVX512-BF16", or None."""
+    """The instructions with which this CPU multiplies bfloat16 faster than float32: "AMX", "AVX512-BF16", or None.
+
+    AVX512-BF16 counts on AMD's processors alone: Intel's issue it at a quarter of the rate, and float32 ran 1.6 times as
+    fast as bfloat16 on one without AMX.
+    """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return None
     flags = _cpu_flags()
     if "amx_bf16" in flags:
         return "AMX"
-    return "AVX512-BF16" if "avx512_bf16" in flags else None
+    return "AVX512-BF16" if "avx512_bf16" in flags and _vendor() == "AuthenticAMD" else None
+
+
+def _vendor() -> str | None:
+    # torch knows the instructions, but not whose processor has them
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("vendor_id")), None)
 
 
 def _cpu_flags() -> set[str]:

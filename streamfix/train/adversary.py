@@ -71,15 +71,16 @@ def discriminator_gradients(
 class Adversary:
     """The discriminator with its optimiser. A step is `begin`, then the two functions above on any threads, then `update`."""
 
-    def __init__(self, *, rate: float, device: torch.device) -> None:
+    def __init__(self, *, rate: float, device: torch.device, dtype: torch.dtype) -> None:
+        self.dtype = dtype
         self.net = Discriminator().to(device)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=rate, betas=(0.9, 0.99))
         self._exact: list[Tensor] = []
 
     def begin(self) -> list[Tensor]:
-        """Weights of this step in bfloat16, to be read by all shards; leaves of their own graph."""
+        """Weights of this step in the computing precision, to be read by all shards; leaves of their own graph."""
         self._exact = self.net.normalised()
-        weights = [w.detach().to(torch.bfloat16) for w in self._exact]
+        weights = [w.detach().to(self.dtype) for w in self._exact]
         return [
             (w.contiguous(memory_format=torch.channels_last) if w.ndim == 4 else w).requires_grad_() for w in weights
         ]

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from streamfix.errors import ModelError, UsageError
+from streamfix.restore.base import fast_bfloat16
 from streamfix.restore.lite.checkpoint import read_checkpoint, write_weights
 from streamfix.restore.lite.network import LiteConfig, LiteNet
 from streamfix.train.adversary import Adversary, discriminator_gradients, generator_loss
@@ -54,9 +55,10 @@ class Trainer:
         self.net = LiteNet(c.network).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if c.start is not None:
             self.net.load_state_dict(read_checkpoint(c.start)[0])
-        # computing weights: bfloat16 but for the position embedding; the fp32 masters above are what the optimiser
-        # moves
-        self.worker = LiteNet(c.network).to(self.device, torch.bfloat16)
+        # computing weights: bfloat16 where that is fast, but for the position embedding; the fp32 masters above are what
+        # the optimiser moves
+        self.dtype = torch.bfloat16 if self.device.type == "cuda" or fast_bfloat16() else torch.float32
+        self.worker = LiteNet(c.network).to(self.device, self.dtype)
         self.worker.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.worker.place.float()
         # on a CPU, shards of a batch on one thread each: operators that share all cores stall whenever another process
@@ -78,14 +80,14 @@ class Trainer:
         self.losses: dict[str, tuple[Lpips, float]] = {}
         for name, path, weight in (("alex", c.lpips_alex, c.alex), ("vgg", c.lpips_vgg, c.vgg)):
             if weight and path is not None:
-                net = Lpips(path, dtype=torch.bfloat16).to(self.device)
+                net = Lpips(path, dtype=self.dtype).to(self.device)
                 if net.kind != name:
                     raise UsageError(f"{path} holds {net.kind} features, but was given for {name}")
                 self.losses[name] = (net, weight)
         self.identity: IdentityLoss | None = None
         if c.id and c.identity is not None:
             self.identity = IdentityLoss(c.identity, norm=c.identity_norm).to(self.device)
-        self.adversary = Adversary(rate=c.gan_rate, device=self.device) if c.gan else None
+        self.adversary = Adversary(rate=c.gan_rate, device=self.device, dtype=self.dtype) if c.gan else None
         c.run.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.is_file():
             self._load()
