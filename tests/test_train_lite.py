@@ -14,13 +14,15 @@ import torch
 from streamfix.errors import InputError, ModelError, UsageError
 from streamfix.models import sha256_of
 from streamfix.restore.base import load_restorer
-from streamfix.restore.lite.network import LiteConfig
+from streamfix.restore.lite.checkpoint import read_checkpoint
+from streamfix.restore.lite.network import LiteConfig, LiteNet
 from streamfix.train.data import FacePairs, face_files, read_face, template_crop
+from streamfix.train.degradations import Mixture
 from streamfix.train.lite import Stage, TrainConfig, train
 from streamfix.train.losses import Lpips, _TapDistance
 from streamfix.train.ship import ship
 
-TINY = LiteConfig(widths=(8, 8, 8, 8), encoder=(1, 1, 1), middle=1, decoder=(1, 1, 1), head=(8, 4))
+TINY = LiteConfig(in_channels=6, widths=(8, 8, 8, 8), encoder=(1, 1, 1), middle=1, decoder=(1, 1, 1), head=(8, 4))
 
 
 @pytest.fixture(scope="module")
@@ -100,32 +102,64 @@ def test_a_run_cut_in_two_gives_the_losses_and_weights_of_one_in_one_piece(
 
 
 def _same_tensors(a: Path, b: Path) -> bool:
-    from streamfix.restore.lite.checkpoint import read_checkpoint
-
     first, second = read_checkpoint(a)[0], read_checkpoint(b)[0]
     return all(torch.equal(first[k], second[k]) for k in first)
 
 
 def test_training_lowers_the_loss(folder: Path, alex: Path, tmp_path: Path) -> None:
     stages = (Stage(until=1.0, size=64, batch=4, vgg=64),)
-    train(config(folder, tmp_path, alex, steps=60, stages=stages, rate=2e-3))
+    # one kind of damage: else what the steps were dealt decides
+    mixture = Mixture(paper=1, heavy=0, footage=0, mild=0, none=0, grey=0, border=0)
+    train(config(folder, tmp_path, alex, steps=60, stages=stages, rate=2e-3, mixture=mixture, recurrent=0.0))
     totals = [float(row[1]) for row in losses(tmp_path)]
     assert np.mean(totals[-20:]) < 0.9 * np.mean(totals[:10])
+
+
+def test_clips_are_learnt_from_and_flicker_is_paid_for(folder: Path, alex: Path, tmp_path: Path) -> None:
+    for name, share in (("stills", 0.0), ("clips", 1.0)):
+        train(config(folder, tmp_path / name, alex, steps=3, recurrent=share))
+    with (tmp_path / "clips" / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert all(float(row["flicker"]) > 0 for row in rows)
+    assert "flicker" not in (tmp_path / "stills" / "log.csv").read_text()
+    clips = read_checkpoint(tmp_path / "clips" / "lite.safetensors")[0]["stem.weight"]
+    start = LiteNet(TINY).state_dict()["stem.weight"]
+    assert clips.shape == start.shape
+    restorer = load_restorer(str(tmp_path / "clips" / "lite.safetensors"), device="cpu")
+    assert restorer.name == "lite"
+
+
+def test_a_network_of_one_picture_grows_into_one_of_two(folder: Path, alex: Path, tmp_path: Path) -> None:
+    single = dataclasses.replace(TINY, in_channels=3)
+    first = train(config(folder, tmp_path / "a", alex, steps=1, network=single, recurrent=0.0))
+    second = train(config(folder, tmp_path / "b", alex, steps=1, start=first, rate=0.0, last_rate=0.0))
+    x = torch.rand(1, 3, 64, 64)
+    nets = []
+    for path in (first, second):
+        state, shape = read_checkpoint(path)
+        net = LiteNet(shape)
+        net.load_state_dict(state)
+        nets.append(net)
+    with torch.no_grad():
+        assert torch.allclose(nets[0](x), nets[1](x, torch.rand(1, 3, 64, 64)), atol=1e-4)
+    with pytest.raises(UsageError, match="6 input channels"):
+        train(config(folder, tmp_path / "c", alex, network=single))
 
 
 def test_pairs_depend_on_seed_and_number_alone(folder: Path) -> None:
     first, second, other = FacePairs(folder, seed=1), FacePairs(folder, seed=1), FacePairs(folder, seed=2)
     for i in (5, 0, 17):  # in any order
-        a, b, c = first[(i, 96)], second[(i, 96)], other[(i, 96)]
+        a, b, c = (pairs[(i, 96, 1)] for pairs in (first, second, other))
         assert all(torch.equal(a[k], b[k]) for k in a)
         assert not torch.equal(a["degraded"], c["degraded"])
-        assert a["clean"].shape == a["degraded"].shape == (3, 96, 96)
+        assert a["clean"].shape == a["degraded"].shape == (1, 3, 96, 96)
+        assert first[(i, 96, 3)]["clean"].shape == (3, 3, 96, 96)
         assert float(torch.stack((a["clean"], a["degraded"])).abs().max()) <= 1
         assert all(0 <= v <= 512 - 96 for v in a["origin"].tolist())
 
 
 def test_whole_crops_start_at_the_template_corner(folder: Path) -> None:
-    assert FacePairs(folder, seed=0)[(0, 512)]["origin"].tolist() == [0, 0]
+    assert FacePairs(folder, seed=0)[(0, 512, 1)]["origin"].tolist() == [0, 0]
 
 
 def test_layouts_hold_the_same_template(tmp_path: Path) -> None:

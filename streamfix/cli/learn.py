@@ -42,6 +42,8 @@ def train_lite(
     identity_norm: Annotated[
         str, typer.Option(help="Input scaling of the embedding: arcface or imagenet.")
     ] = "arcface",
+    recurrent: Annotated[float, typer.Option(help="Share of steps on short clips.", min=0, max=1)] = 0.5,
+    flicker: Annotated[float, typer.Option(help="Weight of flicker against the truth in clips.", min=0)] = 0.5,
     gan: Annotated[float, typer.Option(help="Weight of the adversarial loss, e.g. 0.1.", min=0)] = 0.0,
     gan_start: Annotated[float, typer.Option(help="Share of the run after which it sets in.", min=0, max=1)] = 0.6,
     rate: Annotated[float, typer.Option(help="Highest learning rate.", min=0)] = 4e-4,
@@ -68,6 +70,8 @@ def train_lite(
         id=id_,
         identity=identity,
         identity_norm=identity_norm,
+        recurrent=recurrent,
+        flicker=flicker,
         gan=gan,
         gan_start=gan_start,
         rate=rate,

@@ -79,7 +79,7 @@ def evaluate_faces(
     for number, file in enumerate(files):
         truth = template_crop(read_face(file))
         rng = np.random.default_rng([seed, zlib.crc32(file.name.encode())])
-        degraded = published(truth, RECIPES[degradation], rng)
+        degraded = published([truth], RECIPES[degradation], rng)[0]
         began = time.perf_counter()
         restored = np.clip(restore_images(restorer, [degraded])[0], 0, 1)
         scores.seconds.append(time.perf_counter() - began)

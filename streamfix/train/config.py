@@ -10,6 +10,7 @@ from streamfix.restore.lite.network import LiteConfig
 from streamfix.train.adversary import SMALLEST
 from streamfix.train.data import Augmentation
 from streamfix.train.degradations import Mixture
+from streamfix.train.motion import Motion
 from streamfix.types import CROP_SIZE
 
 
@@ -38,6 +39,8 @@ class TrainConfig:
     scaling (identity.NORMS); a term without its file must have weight 0. l1, alex, vgg, grid, id, gan: weights of the
     loss terms. id counts only in stages whose windows are whole crops. gan sets in after the share gan_start of the
     run; gan_rate is the discriminator's learning rate. rate falls along a cosine to last_rate after `warmup` steps.
+    recurrent: share of steps on clips of 2 to `frames` frames, where the last is learnt from and the network's own
+    answer to the one before is its second input; flicker: weight of what changes between the two and should not.
     """
 
     data: Path
@@ -60,6 +63,9 @@ class TrainConfig:
     vgg: float = 0.5
     grid: float = 0.1
     id: float = 0.0
+    recurrent: float = 0.5
+    frames: int = 4
+    flicker: float = 0.5
     gan: float = 0.0
     gan_start: float = 0.6
     gan_rate: float = 1e-4
@@ -67,9 +73,10 @@ class TrainConfig:
     lpips_vgg: Path | None = None
     identity: Path | None = None
     identity_norm: str = "arcface"
-    network: LiteConfig = field(default_factory=LiteConfig)
+    network: LiteConfig = field(default_factory=lambda: LiteConfig(in_channels=6))
     mixture: Mixture = field(default_factory=Mixture)
     augmentation: Augmentation = field(default_factory=Augmentation)
+    motion: Motion = field(default_factory=Motion)
     start: Path | None = None
     device: str = "auto"
     workers: int = 1
@@ -94,5 +101,7 @@ class TrainConfig:
             raise UsageError("the adversarial loss starts at a share of the run: give --gan-start from 0 to below 1")
         if self.gan and any(min(s.size, s.gan) < SMALLEST for s in self.stages):
             raise UsageError(f"the adversarial loss needs windows of at least {SMALLEST} pixels in every stage")
+        if self.recurrent and (self.network.in_channels < 6 or self.frames < 2):
+            raise UsageError("training on clips needs a network of 6 input channels and clips of at least 2 frames")
         if not self.stages or self.stages[-1].until < 1 or any(s.size % 32 or s.size > CROP_SIZE for s in self.stages):
             raise UsageError("stages must reach 1.0, with window sizes that are multiples of 32 up to 512")

@@ -21,7 +21,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from streamfix.errors import InputError
-from streamfix.train.degradations import Mixture, Picture, Rng
+from streamfix.train.codecs import Clip, Picture, Rng
+from streamfix.train.degradations import Mixture
+from streamfix.train.motion import Motion
 from streamfix.types import CROP_SIZE
 
 _LAYOUTS = {512: (1.0, 0), 640: (1.0, 64), 400: (320 / 512, 40)}  # side -> (scale of the template, margin in the file)
@@ -75,49 +77,68 @@ class Augmentation:
 
 
 class FacePairs(Dataset[dict[str, Tensor]]):
-    """Item (i, size): pair i of this seed, cut to size x size.
+    """Item (i, size, count): clip i of this seed, cut to size x size, count frames long.
 
-    Gives `clean` and `degraded`, float32 (3, size, size) in [-1, 1], and `origin`, float32 (2,), y and x of the
-    window's corner in the template.
+    Gives `clean` and `degraded`, float32 (count, 3, size, size) in [-1, 1], `origin`, float32 (2,), y and x of the
+    window's corner in the template, and `cut`, float32 (), 1 where the frames before the last show another face.
     """
 
     def __init__(
-        self, folder: Path, *, seed: int, mixture: Mixture | None = None, augmentation: Augmentation | None = None
+        self,
+        folder: Path,
+        *,
+        seed: int,
+        mixture: Mixture | None = None,
+        augmentation: Augmentation | None = None,
+        motion: Motion | None = None,
     ) -> None:
         self.files = face_files(folder)
         self.seed = seed
         self.mixture = mixture or Mixture()
         self.augmentation = augmentation or Augmentation()
+        self.motion = motion or Motion()
         self._pictures: dict[int, npt.NDArray[np.uint8]] = {}
 
-    def _picture(self, index: int) -> npt.NDArray[np.uint8]:
-        # kept decoded: 2,000 faces of 640x640 are 2.4 GB, and decoding costs as much as degrading
-        picture = self._pictures.get(index)
-        if picture is None:
-            picture = self._pictures[index] = read_face(self.files[index])
+    def _picture(self, rng: Rng) -> npt.NDArray[np.uint8]:
+        picture = self._read(int(rng.integers(len(self.files))))
+        for _ in range(8):
+            if _LAYOUTS[picture.shape[0]][0] == 1.0 or rng.random() < self.augmentation.soft:
+                break
+            picture = self._read(int(rng.integers(len(self.files))))
         return picture
+
+    def _read(self, index: int) -> npt.NDArray[np.uint8]:
+        # kept decoded: 2,000 faces of 640x640 are 2.4 GB, and decoding costs as much as degrading
+        if index not in self._pictures:
+            self._pictures[index] = read_face(self.files[index])
+        return self._pictures[index]
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, item: tuple[int, int]) -> dict[str, Tensor]:
-        index, size = item
+    def __getitem__(self, item: tuple[int, int, int]) -> dict[str, Tensor]:
+        index, size, count = item
         rng = np.random.default_rng([self.seed, index])
-        picture = self._picture(int(rng.integers(len(self.files))))
-        for _ in range(8):
-            if _LAYOUTS[picture.shape[0]][0] == 1.0 or rng.random() < self.augmentation.soft:
-                break
-            picture = self._picture(int(rng.integers(len(self.files))))
-        edge = min(_MARGIN, (CROP_SIZE - size) // 2)
+        picture = self._picture(rng)
+        # what moves needs real surroundings, even around a whole crop
+        edge = _MARGIN if count > 1 else min(_MARGIN, (CROP_SIZE - size) // 2)
         y, x = (int(rng.integers(0, CROP_SIZE - size + 1)) for _ in range(2))
-        y, x = (min(max(v, edge), CROP_SIZE - size - edge) for v in (y, x))
-        window = self._clean(picture, (y - edge, x - edge), size + 2 * edge, rng)
-        clean, degraded = self.mixture.degrade(window, rng)
+        inside = min(edge, (CROP_SIZE - size) // 2)
+        y, x = (min(max(v, inside), CROP_SIZE - size - inside) for v in (y, x))
+        corner, side = (y - edge, x - edge), size + 2 * edge
+        window = self._clean(picture, corner, side, rng)
+        cut = count > 1 and rng.random() < self.motion.cut
+        before = self._clean(self._picture(rng), corner, side, rng) if cut else window
+        poses = self.motion.draw(count, rng) if count > 1 else []
+        stills = [before] * (count - 1) + [window]
+        clip = [pose.face(w) for pose, w in zip(poses, stills, strict=True)] if poses else stills
+        clean, degraded = self.mixture.degrade(clip, rng, poses)
         inner = slice(edge, edge + size)
         return {
-            "clean": _tensor(clean[inner, inner]),
-            "degraded": _tensor(degraded[inner, inner]),
+            "clean": _tensor([f[inner, inner] for f in clean]),
+            "degraded": _tensor([f[inner, inner] for f in degraded]),
             "origin": torch.tensor([y, x], dtype=torch.float32),
+            "cut": torch.tensor(float(cut)),
         }
 
     def _clean(self, picture: npt.NDArray[np.uint8], corner: tuple[int, int], size: int, rng: Rng) -> Picture:
@@ -146,21 +167,24 @@ class FacePairs(Dataset[dict[str, Tensor]]):
         return np.clip(np.power(image, gamma) * gain, 0, 1).astype(np.float32)
 
 
-def _tensor(image: Picture) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).mul_(2).sub_(1)
+def _tensor(clip: Clip) -> Tensor:
+    return torch.from_numpy(np.stack([f.transpose(2, 0, 1) for f in clip])).mul_(2).sub_(1)
 
 
-class Batches(Sampler[list[tuple[int, int]]]):
-    """Endless batches of (sample number, size); `plan(batch number)` gives size and count when the batch is due."""
+class Batches(Sampler[list[tuple[int, int, int]]]):
+    """Endless batches of (sample number, size, frames).
 
-    def __init__(self, plan: Callable[[int], tuple[int, int]], *, batch: int = 0, sample: int = 0) -> None:
+    `plan(batch number)` gives size, samples and frames of each when the batch is due.
+    """
+
+    def __init__(self, plan: Callable[[int], tuple[int, int, int]], *, batch: int = 0, sample: int = 0) -> None:
         self._plan, self._batch, self._sample = plan, batch, sample
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         batch, sample = self._batch, self._sample
         while True:
-            size, count = self._plan(batch)
-            yield [(sample + i, size) for i in range(count)]
+            size, count, frames = self._plan(batch)
+            yield [(sample + i, size, frames) for i in range(count)]
             batch, sample = batch + 1, sample + count
 
 

@@ -1,27 +1,25 @@
 """What cameras, codecs and years do to a face: clean RGB in, degraded RGB of the same size out.
 
 `paper` and `heavy` are the published InterLCM recipe (blur, downscale, noise, JPEG, back up) with its two ranges; the
-others are what real video has. Every random choice comes from the numpy Generator that is passed in, so one seed gives
-one result. Images are float32 (H, W, 3), RGB in [0, 1]; H and W are any size from 32 up.
+others are what real video has. They work on clips: the choices are made once, as a camera or a tape keeps its faults,
+while noise, scratches and the codec's errors are new in every frame. Every random choice comes from the numpy Generator
+that is passed in, so one seed gives one result. Images are float32 (H, W, 3), RGB in [0, 1]; H and W are any size from
+32 up.
 """
 
 from __future__ import annotations
 
-import io
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import TypeAlias
 
-import av
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from streamfix.media.color import BORDER_RGB
-
-Picture: TypeAlias = npt.NDArray[np.float32]
-Rng: TypeAlias = np.random.Generator
+from streamfix.train.codecs import Clip, Picture, Rng, jpeg, video
+from streamfix.train.motion import Pose
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,16 +41,27 @@ HEAVY = Recipe(sigma=(1.0, 15.0), scale=(4.0, 30.0), noise=(0.0, 20.0), jpeg=(30
 MILD = Recipe(sigma=(0.1, 1.0), scale=(1.0, 2.0), noise=(0.0, 4.0), jpeg=(80, 100))
 
 
-def published(image: Picture, recipe: Recipe, rng: Rng) -> Picture:
+def alike(operation: Callable[[Picture, Rng], Picture], frames: Sequence[Picture], rng: Rng) -> Clip:
+    """Apply an operation with the same random choices to every frame."""
+    state = rng.bit_generator.state
+    changed = []
+    for frame in frames:
+        rng.bit_generator.state = state
+        changed.append(operation(frame, rng))
+    return changed
+
+
+def published(frames: Sequence[Picture], recipe: Recipe, rng: Rng) -> Clip:
     """Blur, bilinear downscale, noise, JPEG, bilinear back up: the recipe of GFPGAN, CodeFormer and InterLCM."""
-    height, width = image.shape[:2]
-    x = gaussian_blur(image, recipe.sigma, rng)
+    height, width = frames[0].shape[:2]
+    x = alike(lambda f, r: gaussian_blur(f, recipe.sigma, r), frames, rng)
     factor = rng.uniform(*recipe.scale)
     small = (max(2, int(width / factor)), max(2, int(height / factor)))
-    x = _float(cv2.resize(x, small, interpolation=cv2.INTER_LINEAR))
-    x = sensor_noise(x, rng.uniform(*recipe.noise), rng)
-    x = jpeg(x, int(rng.integers(recipe.jpeg[0], recipe.jpeg[1] + 1)))
-    return _unit(cv2.resize(x, (width, height), interpolation=cv2.INTER_LINEAR))
+    x = [_float(cv2.resize(f, small, interpolation=cv2.INTER_LINEAR)) for f in x]
+    sigma = rng.uniform(*recipe.noise)
+    x = [sensor_noise(f, sigma, rng) for f in x]
+    quality = int(rng.integers(recipe.jpeg[0], recipe.jpeg[1] + 1))
+    return [_unit(cv2.resize(jpeg(f, quality), (width, height), interpolation=cv2.INTER_LINEAR)) for f in x]
 
 
 def gaussian_blur(image: Picture, sigma: tuple[float, float], rng: Rng, kernel: int = 41) -> Picture:
@@ -76,13 +85,18 @@ def sensor_noise(image: Picture, sigma: float, rng: Rng) -> Picture:
     return _unit(image + rng.standard_normal(image.shape, np.float32) * np.float32(sigma / 255))
 
 
-def low_light(image: Picture, rng: Rng) -> Picture:
+def low_light(frames: Sequence[Picture], rng: Rng) -> Clip:
     """Shot and read noise that hits the shadows, half of it blotchy as after a camera's own noise reduction."""
-    strength = rng.uniform(2, 14) / 255
-    grain = rng.standard_normal(image.shape, np.float32)
-    if rng.random() < 0.5:
-        grain = cv2.GaussianBlur(grain, (0, 0), rng.uniform(0.5, 1.2)) * 2.0
-    return _unit(image + grain * np.float32(strength) * (1.3 - image))
+    strength = np.float32(rng.uniform(2, 14) / 255)
+    soft = rng.uniform(0.5, 1.2) if rng.random() < 0.5 else None
+
+    def noisy(image: Picture) -> Picture:
+        grain = rng.standard_normal(image.shape, np.float32)
+        if soft is not None:
+            grain = _float(cv2.GaussianBlur(grain, (0, 0), soft)) * np.float32(2)
+        return _unit(image + grain * strength * (np.float32(1.3) - image))
+
+    return [noisy(f) for f in frames]
 
 
 def motion_blur(image: Picture, rng: Rng) -> Picture:
@@ -117,84 +131,66 @@ def chroma_subsampling(image: Picture, rng: Rng) -> Picture:
     return _unit(cv2.cvtColor(ycc, cv2.COLOR_YCrCb2RGB))
 
 
-def jpeg(image: Picture, quality: int) -> Picture:
-    """One JPEG round trip (4:2:0) at a quality of 1 to 100."""
-    bgr = cv2.cvtColor(_bytes(image), cv2.COLOR_RGB2BGR)
-    _, coded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    decoded = cv2.imdecode(coded, cv2.IMREAD_COLOR)
-    assert decoded is not None
-    return _float(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)) / np.float32(255)
-
-
-def video(image: Picture, rng: Rng) -> Picture:
-    """The last frame of a short clip, in which the picture drifts to rest, after a real encoder at a low rate.
-
-    H.264, MPEG-2 or MPEG-4 part 2. The last frames are predicted ones, with the smear and blocks that stills never
-    show.
-    """
+def interlaced(image: Picture, rng: Rng) -> Picture:
+    """The comb of two fields of a moving picture, woven into one frame or half blended by a cheap deinterlacer."""
     height, width = image.shape[:2]
-    codec = str(rng.choice(("libx264", "libx264", "libx264", "mpeg2video", "mpeg4")))
-    count = int(rng.integers(2, 5))
-    step = rng.normal(0, 1.5, 2)
-    frames = []
-    for i in range(count):
-        back = count - 1 - i  # the last frame is the picture itself, unmoved
-        shift = np.array([[1, 0, step[0] * back], [0, 1, step[1] * back]], np.float32)
-        moved = image if not back else cv2.warpAffine(image, shift, (width, height), borderMode=cv2.BORDER_REFLECT_101)
-        frames.append(_bytes(_float(moved)))
-    options: dict[str, str] = (
-        {"crf": str(int(rng.integers(22, 39))), "preset": "veryfast", "threads": "1", "bf": "0"}
-        if codec == "libx264"
-        else {"qmin": (q := str(rng.integers(3, 17))), "qmax": q, "threads": "1"}
-    )
-    return _last_frame(frames, codec, options)
+    shift = np.array([[1, 0, rng.normal(0, 3)], [0, 1, rng.normal(0, 0.5)]], np.float32)
+    field = _float(cv2.warpAffine(image, shift, (width, height), borderMode=cv2.BORDER_REFLECT_101))
+    woven = image.copy()
+    woven[1::2] = field[1::2]
+    if rng.random() < 0.5:
+        line = np.array([[0.25], [0.5], [0.25]], np.float32)
+        woven = _float(cv2.filter2D(woven, -1, line, borderType=cv2.BORDER_REFLECT_101))
+    return woven
 
 
-def _last_frame(frames: list[npt.NDArray[np.uint8]], codec: str, options: dict[str, str]) -> Picture:
-    height, width = frames[0].shape[:2]
-    even = (height + height % 2, width + width % 2)  # 4:2:0 has no odd sizes
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="matroska") as out:
-        stream = out.add_stream(codec, rate=Fraction(25), options=options)
-        assert isinstance(stream, av.VideoStream)
-        stream.height, stream.width, stream.pix_fmt = even[0], even[1], "yuv420p"
-        for rgb in frames:
-            padded = np.pad(rgb, ((0, even[0] - height), (0, even[1] - width), (0, 0)), mode="edge")
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(padded, format="rgb24")))
-        out.mux(stream.encode(None))
-    buffer.seek(0)
-    with av.open(buffer, "r") as source:
-        last = None
-        for frame in source.decode(video=0):
-            last = frame
-    assert last is not None
-    return _float(last.to_ndarray(format="rgb24")[:height, :width]) / np.float32(255)
+def scratches(image: Picture, rng: Rng) -> Picture:
+    """Scratches, creases and dust of an old photograph or film: thin lines and specks, bright or dark."""
+    height, width = image.shape[:2]
+    cover = np.zeros((height, width), np.float32)
+    for _ in range(int(rng.integers(1, 5))):
+        x, y, angle = rng.uniform(0, width), rng.uniform(0, height), rng.normal(math.pi / 2, 0.5)
+        reach = rng.uniform(0.1, 1.0) * height
+        ends = [(round(x + k * math.cos(angle) * reach), round(y + k * math.sin(angle) * reach)) for k in (-0.5, 0.5)]
+        cv2.line(cover, ends[0], ends[1], rng.uniform(0.3, 0.9), int(rng.integers(1, 3)), cv2.LINE_AA)
+    for _ in range(int(rng.integers(0, 20))):
+        at = (int(rng.integers(width)), int(rng.integers(height)))
+        cv2.circle(cover, at, int(rng.integers(1, 3)), rng.uniform(0.3, 0.9), -1, cv2.LINE_AA)
+    tone = np.float32(rng.choice((0.05, 0.9)))
+    return _unit(image + (tone - image) * np.minimum(cover, 1)[..., None])
 
 
-def footage(image: Picture, rng: Rng) -> Picture:
+def footage(frames: Sequence[Picture], rng: Rng) -> Clip:
     """A face in real video: optics and shake, few pixels, sensor noise, the camera's sharpening, a codec, back up."""
-    height, width = image.shape[:2]
-    x = image
+    height, width = frames[0].shape[:2]
+    x = list(frames)
     if rng.random() < 0.6:
-        x = gaussian_blur(x, (0.2, 5.0), rng)
+        x = alike(lambda f, r: gaussian_blur(f, (0.2, 5.0), r), x, rng)
     if rng.random() < 0.2:
-        x = motion_blur(x, rng)
+        x = alike(motion_blur, x, rng)
     factor = math.exp(rng.uniform(0.0, math.log(10.0)))
     small = (max(32, int(width / factor)), max(32, int(height / factor)))
     shrink = cv2.INTER_AREA if rng.random() < 0.5 else cv2.INTER_LINEAR
-    x = _float(cv2.resize(x, small, interpolation=shrink))
+    x = [_float(cv2.resize(f, small, interpolation=shrink)) for f in x]
     if rng.random() < 0.6:
-        x = low_light(x, rng) if rng.random() < 0.5 else sensor_noise(x, rng.uniform(0, 10), rng)
+        if rng.random() < 0.5:
+            x = low_light(x, rng)
+        else:
+            sigma = rng.uniform(0, 10)
+            x = [sensor_noise(f, sigma, rng) for f in x]
     if rng.random() < 0.2:
-        x = sharpening_halo(x, rng)
+        x = alike(sharpening_halo, x, rng)
     if rng.random() < 0.2:
-        x = chroma_subsampling(x, rng)
+        x = alike(chroma_subsampling, x, rng)
+    if min(small) >= 64 and rng.random() < 0.08:
+        x = [interlaced(f, rng) for f in x]
     if rng.random() < 0.7:
         x = video(x, rng)
     elif rng.random() < 0.7:
-        x = jpeg(x, int(rng.integers(20, 95)))
+        quality = int(rng.integers(20, 95))
+        x = [jpeg(f, quality) for f in x]
     grow = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)[int(rng.integers(3))]
-    return _unit(cv2.resize(x, (width, height), interpolation=grow))
+    return [_unit(cv2.resize(f, (width, height), interpolation=grow)) for f in x]
 
 
 def greyscale(image: Picture) -> Picture:
@@ -214,7 +210,10 @@ def beyond_the_frame(shape: tuple[int, int], rng: Rng) -> npt.NDArray[np.bool_]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixture:
-    """How often each kind is drawn in training (weights, need not sum to one), and the chances of what comes on top."""
+    """How often each kind is drawn in training (weights, need not sum to one), and the chances of what comes on top.
+
+    grey: greyscale; old: of these, the share with scratches. border: a part of the crop lies beyond the frame.
+    """
 
     paper: float = 0.4
     heavy: float = 0.2
@@ -222,29 +221,37 @@ class Mixture:
     mild: float = 0.08
     none: float = 0.02
     grey: float = 0.05
+    old: float = 0.4
     border: float = 0.06
 
-    def degrade(self, clean: Picture, rng: Rng) -> tuple[Picture, Picture]:
-        """(clean, degraded): greyscale and borders belong to the truth as well, so it comes back too."""
+    def degrade(self, clean: Sequence[Picture], rng: Rng, poses: Sequence[Pose] = ()) -> tuple[Clip, Clip]:
+        """(clean, degraded) clips: greyscale and borders belong to the truth as well, so it comes back too.
+
+        poses: of the frames, where the camera did not see them aligned.
+        """
         weights = np.array([self.paper, self.heavy, self.footage, self.mild, self.none])
         kind = int(rng.choice(len(weights), p=weights / weights.sum()))
-        if rng.random() < self.grey:
-            clean = greyscale(clean)
-        if kind == 4:
-            degraded = clean.copy()
-        elif kind == 2:
-            degraded = footage(clean, rng)
-        else:
-            degraded = published(clean, (PAPER, HEAVY, PAPER, MILD)[kind], rng)
+        grey = rng.random() < self.grey
+        truth = [greyscale(f) for f in clean] if grey else list(clean)
+        x = [pose.seen(f) for pose, f in zip(poses, truth, strict=True)] if poses else truth
+        if grey and rng.random() < self.old:
+            x = [scratches(f, rng) for f in x]
+        if kind == 2:
+            x = footage(x, rng)
+        elif kind != 4:
+            x = published(x, (PAPER, HEAVY, PAPER, MILD)[kind], rng)
+        if poses:
+            x = [pose.aligned(f) for pose, f in zip(poses, x, strict=True)]
         if rng.random() < self.border:
-            outside = beyond_the_frame(clean.shape[:2], rng)
-            clean = clean.copy()
-            clean[outside] = degraded[outside] = BORDER_RGB
-        return clean, degraded
+            outside = beyond_the_frame(clean[0].shape[:2], rng)
+            truth, x = ([_masked(f, outside) for f in clip] for clip in (truth, x))
+        return truth, x
 
 
-def _bytes(image: Picture) -> npt.NDArray[np.uint8]:
-    return np.asarray(np.clip(image * 255 + 0.5, 0, 255), np.uint8)
+def _masked(image: Picture, outside: npt.NDArray[np.bool_]) -> Picture:
+    masked = image.copy()
+    masked[outside] = BORDER_RGB
+    return masked
 
 
 def _unit(image: npt.ArrayLike) -> Picture:

@@ -1,7 +1,8 @@
 """The trainer of the embedded network: one command that starts, and resumes, a run.
 
 The loss is L1 + LPIPS + a term against shuffle patterns, and, where they are given weights, identity over a face
-embedding and a patch discriminator that sets in late.
+embedding and a patch discriminator that sets in late. A share of the steps is on short clips: the network runs over
+them with its own last answer as second input, learns from the last frame, and pays for flicker against the truth.
 
 A run is a folder: `checkpoint.pt` (everything needed to go on), `log.csv` (step, seconds, losses), TensorBoard events
 where TensorBoard is installed, and `lite.safetensors` (the averaged weights, ready to ship). Data, windows and loss
@@ -27,7 +28,7 @@ from torch import Tensor
 from streamfix.errors import ModelError, UsageError
 from streamfix.restore.base import fast_bfloat16
 from streamfix.restore.lite.checkpoint import read_checkpoint, write_weights
-from streamfix.restore.lite.network import LiteConfig, LiteNet
+from streamfix.restore.lite.network import LiteConfig, LiteNet, extend_inputs
 from streamfix.train.adversary import Adversary, discriminator_gradients, generator_loss
 from streamfix.train.config import Stage, TrainConfig
 from streamfix.train.data import Batches, FacePairs, loader
@@ -54,7 +55,8 @@ class Trainer:
         self.device = torch.device(c.device if c.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
         self.net = LiteNet(c.network).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if c.start is not None:
-            self.net.load_state_dict(read_checkpoint(c.start)[0])
+            state, shape = read_checkpoint(c.start)
+            self.net.load_state_dict(extend_inputs(state, shape, c.network.in_channels))
         # computing weights: bfloat16 where that is fast, but for the position embedding; the fp32 masters above are what
         # the optimiser moves
         self.dtype = torch.bfloat16 if self.device.type == "cuda" or fast_bfloat16() else torch.float32
@@ -109,6 +111,13 @@ class Trainer:
         done = self.progress(step)
         return next(s for s in self.config.stages if done < s.until or s is self.config.stages[-1])
 
+    def plan(self, step: int) -> tuple[int, int, int]:
+        """Size, samples and frames of the batch of a step."""
+        c, stage = self.config, self.stage(step)
+        rng = np.random.default_rng([c.seed, step, 2])
+        clip = rng.random() < c.recurrent
+        return stage.size, stage.batch, int(rng.integers(2, c.frames + 1)) if clip else 1
+
     def rate(self) -> float:
         """Learning rate of the current step."""
         c = self.config
@@ -120,12 +129,13 @@ class Trainer:
         c = self.config
         rise = min(1.0, max(0.0, self.progress() - c.gan_start) / _RAMP)
         fixed = {"l1": c.l1, "grid": c.grid, **{name: weight for name, (_, weight) in self.losses.items()}, "id": c.id}
-        return {**fixed, "gan": c.gan * rise}
+        return {**fixed, "flicker": c.flicker, "gan": c.gan * rise}
 
     def columns(self) -> list[str]:
         """Names of everything a step of this run can log."""
         names = ["total", "l1", *(["grid"] if self.config.grid else []), *self.losses]
         names += ["id"] if self.identity is not None else []
+        names += ["flicker"] if self.config.recurrent else []
         return names + (["gan", "d_real", "d_fake"] if self.adversary is not None else [])
 
     def loss(self, output: Tensor, truth: Tensor, seed: Sequence[int]) -> dict[str, Tensor]:
@@ -151,8 +161,18 @@ class Trainer:
         # of the network, of the discriminator (whose weights are `judge`, None before its start), and the terms
         if self.pool is not None:
             torch.set_num_threads(1)  # the setting belongs to each thread
-        output = self.worker(part["degraded"].contiguous(memory_format=torch.channels_last), part["origin"])
-        terms = self.loss(output, part["clean"], seed)
+        *before, degraded = (_channels_last(frames) for frames in part["degraded"].unbind(1))
+        truth = part["clean"][:, -1]
+        previous: Tensor | None = None
+        with torch.no_grad():
+            for frame in before:
+                previous = self.worker(frame, previous, part["origin"]).clamp_(-1, 1)
+        output = self.worker(degraded, previous, part["origin"])
+        terms = self.loss(output, truth, seed)
+        if previous is not None:
+            change = (output - previous) - (truth - part["clean"][:, -2])
+            same = 1 - part["cut"]  # another face before has nothing to be steady with
+            terms["flicker"] = (change.abs().mean((1, 2, 3)) * same).sum() / same.sum().clamp_min(1)
         side = output.shape[-1]
         size = min(side, self.stage(self.step).gan)
         y, x = (int(v) for v in np.random.default_rng([*seed, 1]).integers(0, side - size + 1, 2))
@@ -165,7 +185,7 @@ class Trainer:
         values = {k: float(v.detach()) for k, v in {"total": total, **terms}.items()}
         if judge is None:
             return gradients, [], values
-        verdict, parts = discriminator_gradients(seen, part["clean"][..., y : y + size, x : x + size], judge)
+        verdict, parts = discriminator_gradients(seen, truth[..., y : y + size, x : x + size], judge)
         return gradients, verdict, {**values, **parts}
 
     def train_step(self, batch: dict[str, Tensor]) -> dict[str, float]:
@@ -247,6 +267,10 @@ class Trainer:
             self.adversary.load_state_dict(state["adversary"])
 
 
+def _channels_last(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last)
+
+
 def _summed(gradients: Sequence[Sequence[Tensor]], shares: Sequence[float]) -> list[Tensor]:
     """The shards' gradients, weighted by their share of the batch, in float32."""
     sums = [g.float() * shares[0] for g in gradients[0]]
@@ -264,15 +288,16 @@ def train(config: TrainConfig, *, report: Report | None = None) -> Path:
     """
     trainer = Trainer(config)
     log = Log(config, trainer.step, trainer.columns())
-    pairs = FacePairs(config.data, seed=config.seed, mixture=config.mixture, augmentation=config.augmentation)
-
-    def plan(batch: int) -> tuple[int, int]:
-        stage = trainer.stage(batch)
-        return stage.size, stage.batch
-
+    pairs = FacePairs(
+        config.data,
+        seed=config.seed,
+        mixture=config.mixture,
+        augmentation=config.augmentation,
+        motion=config.motion,
+    )
     try:
         if trainer.progress() < 1:
-            _loop(trainer, pairs, Batches(plan, batch=trainer.step, sample=trainer.sample), log, report)
+            _loop(trainer, pairs, Batches(trainer.plan, batch=trainer.step, sample=trainer.sample), log, report)
     finally:
         log.close()
     return config.run / "lite.safetensors"

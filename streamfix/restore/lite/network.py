@@ -4,7 +4,8 @@ Four decisions carry it:
 
 * the input is unshuffled by 4, so that the first convolutions are dense matrix products on a 128x128 grid;
 * no normalisation layer, so that a face never depends on its neighbours in a batch nor on the contrast of its
-background; * position: faces are aligned, so the 32x32 level is told where each cell lies in the FFHQ template;
+background;
+* position: faces are aligned, so the 32x32 level is told where each cell lies in the FFHQ template;
 * the head climbs back through 256 to real convolutions at 512, because a bare pixel shuffle leaves its grid in skin.
 """
 
@@ -28,7 +29,7 @@ _SLOPE = 0.1
 class LiteConfig:
     """Shape of the network; it travels in the metadata of the weight file.
 
-    in_channels: 3, or more when further pictures (a previous restored crop) are stacked behind the current crop.
+    in_channels: 3, or 6 where the network also takes the restored crop of the frame before.
     widths: channels at strides 4, 8, 16 and 32. encoder, decoder: residual blocks at strides 4, 8, 16. middle: at
     stride 32. head: channels at strides 2 and 1.
     """
@@ -84,7 +85,7 @@ class Block(nn.Module):
 
 
 class LiteNet(nn.Module):
-    """(B, C, H, W) in [-1, 1] -> (B, 3, H, W), the restored first three channels; H and W are multiples of 32."""
+    """(B, 3, H, W) in [-1, 1] -> (B, 3, H, W), restored; H and W are multiples of 32."""
 
     def __init__(self, config: LiteConfig | None = None) -> None:
         super().__init__()
@@ -125,14 +126,25 @@ class LiteNet(nn.Module):
         embedded: Tensor = self.place(torch.cat((grid, waves), dim=-1))
         return embedded.permute(0, 3, 1, 2)
 
-    def forward(self, x: Tensor, origin: Tensor | None = None, *, position: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        previous: Tensor | None = None,
+        origin: Tensor | None = None,
+        *,
+        position: Tensor | None = None,
+    ) -> Tensor:
         """Restore; x may be of more precision than the weights.
 
-        origin: see position(). position: the embedding itself where the caller has it at hand (inference keeps it).
+        previous: (B, 3, H, W), the restored crops of the frames before; all 0, or None, is none. Ignored by a network
+        of 3 input channels. origin: see position(). position: the embedding itself where the caller has it at hand
+        (inference keeps it).
         """
         if position is None:
             position = self.position(x.shape[-2], x.shape[-1], origin)
         inner = x.to(self.stem.weight.dtype)
+        if self.config.in_channels > 3:
+            inner = torch.cat((inner, torch.zeros_like(inner) if previous is None else previous.to(inner.dtype)), dim=1)
         y = F.leaky_relu(self.stem(F.pixel_unshuffle(inner, 4)), _SLOPE, inplace=True)
         skips = []
         for level, (blocks, down) in enumerate(zip(self.encoder, self.down, strict=True)):
@@ -149,7 +161,7 @@ class LiteNet(nn.Module):
         y = F.leaky_relu(F.pixel_shuffle(self.to_full(y), 2), _SLOPE, inplace=True)
         # the sum keeps the precision of x: bfloat16 alone would quantise bright skin to half an 8-bit level
         residual: Tensor = self.out(y)
-        return x[:, :3] + residual.to(x.dtype)
+        return x + residual.to(x.dtype)
 
 
 class _Down(nn.Module):
