@@ -14,9 +14,9 @@ from streamfix.faces.smooth import WINDOW, smooth
 from streamfix.faces.track import MAX_GAP, Hit, Track, Tracker
 from streamfix.types import Face, Frame, Placement
 
-_SCORE_RAMP = (0.35, 0.6)
+SCORE_RAMP = (0.35, 0.6)
 """Mean score of a face over its neighbourhood at which restoration begins, and from which it is full."""
-_SIZE_RAMP = (10.0, 18.0)
+SIZE_RAMP = (10.0, 18.0)
 """The same for the face's size in source pixels: below it nothing is there to restore from."""
 _SCORE_FRAMES = 3.0
 _LEAST_TICK = 1e-3
@@ -185,9 +185,10 @@ def _quality(hits: dict[int, Hit], track: Track, position: int) -> float:
     sizes = np.array([hits[p].sample.size if p in hits else 0.0 for p in places])
     total = float((weights * seen).sum())
     size = float((weights * sizes).sum()) / total if total > 0 else 0.0
-    return _ramp(float(weights @ scores / weights.sum()), *_SCORE_RAMP) * _ramp(size, *_SIZE_RAMP)
+    return ramp(float(weights @ scores / weights.sum()), *SCORE_RAMP) * ramp(size, *SIZE_RAMP)
 
 
-def _ramp(value: float, low: float, high: float) -> float:
+def ramp(value: float, low: float, high: float) -> float:
+    """0 up to `low`, 1 from `high` on, smooth between."""
     share = min(max((value - low) / (high - low), 0.0), 1.0)
     return share * share * (3 - 2 * share)

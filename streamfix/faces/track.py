@@ -159,6 +159,11 @@ class Tracker:
             if not track.confirmed and track.convincing:
                 self._confirm(track)
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether a face is being confirmed, or one that is followed is out of sight."""
+        return any(not track.confirmed or track.last != self._position for track in self._active)
+
     def finish(self) -> None:
         """No frame follows."""
         self._position += 1
