@@ -29,7 +29,8 @@ from streamfix.faces.select import Selector, parse_select
 from streamfix.media.color import copy_picture, cut_out, side_by_side, to_rgb
 from streamfix.media.sink import open_sink
 from streamfix.media.source import Source, open_source
-from streamfix.restore.base import Restorer, load_restorer, restore_images
+from streamfix.restore.base import RecurrentRestorer, Restorer, load_restorer, restore_images
+from streamfix.restore.recurrence import Recurrence
 from streamfix.types import Crop, Frame, Placement
 
 T = TypeVar("T")
@@ -114,7 +115,8 @@ class Pipeline:
 
     restorer, detector: as `load_restorer` and `load_detector` give them. select: which tracks to restore, None for all.
     strength: 0 (input) .. 1 (restored). lookahead: frames of delay that smoothing and fades may use; 0 for pictures that
-    have nothing to do with each other. batch_size: crops restored in one call, over several frames and faces.
+    have nothing to do with each other. batch_size: crops restored in one call, over several frames and faces. recurrent:
+    let a restorer that can see its answer to the frame before; its calls hold the faces of one frame then.
     """
 
     def __init__(
@@ -126,11 +128,13 @@ class Pipeline:
         strength: float = 1.0,
         lookahead: int = 12,
         batch_size: int = 4,
+        recurrent: bool = True,
     ) -> None:
         if not 0.0 <= strength <= 1.0:
             raise UsageError(f"strength must lie between 0 (input) and 1 (restored), not {strength:g}")
         self.restorer, self.detector, self.select = restorer, detector, select
         self.strength, self.lookahead, self.batch_size = strength, lookahead, batch_size
+        self.recurrent = recurrent and isinstance(restorer, RecurrentRestorer) and restorer.recurrent
 
     def detect(self, frames: Iterable[Frame]) -> Iterator[Detected]:
         """Faces of every frame, in stored coordinates, and whether the frame begins a new scene."""
@@ -184,6 +188,16 @@ class Pipeline:
                 waiting, faces = [], 0
         yield from self._restore(waiting)
 
+    def restore_next(
+        self, cropped: Iterable[tuple[Frame, list[Crop]]]
+    ) -> Iterator[tuple[Frame, list[tuple[Crop, Restored]]]]:
+        """Restore frame by frame, each face guided by the frame before (recurrent restorers)."""
+        recurrence = Recurrence(self.restorer, batch_size=self.batch_size)
+        for frame, crops in cropped:
+            tracks = [crop.placement.track_id for crop in crops]
+            images = recurrence.restore(frame.index, tracks, [crop.image for crop in crops])
+            yield frame, list(zip(crops, images, strict=True))
+
     def _restore(
         self, waiting: Sequence[tuple[Frame, list[Crop]]]
     ) -> Iterator[tuple[Frame, list[tuple[Crop, Restored]]]]:
@@ -227,7 +241,8 @@ class Pipeline:
 
             detected = ahead(self.detect(ahead(frames, 4)), 4)
             placed = self.place_still(detected) if still else self.place(detected)
-            restored = ahead(self.restore(self.cut_out(placed)), 2)
+            cropped = self.cut_out(placed)
+            restored = ahead(self.restore_next(cropped) if self.recurrent and not still else self.restore(cropped), 2)
             yield from self.lay_back(restored, compare=compare, report=report)
 
 
@@ -249,6 +264,7 @@ def load_pipeline(
     strength: float = 1.0,
     lookahead: int = 12,
     batch_size: int = 4,
+    recurrent: bool = True,
 ) -> Pipeline:
     """Load restorer and detector by name, once for many files. Raises ModelError or UsageError."""
     finder = load_detector(detector)
@@ -259,6 +275,7 @@ def load_pipeline(
         strength=strength,
         lookahead=lookahead,
         batch_size=batch_size,
+        recurrent=recurrent,
     )
 
 

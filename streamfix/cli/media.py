@@ -34,6 +34,7 @@ def enhance(
     faces: Annotated[str, typer.Option(help="all, largest, center, or a reference photo.")] = "all",
     min_size: Annotated[float, typer.Option(help="Leave faces smaller than this many source pixels.", min=0)] = 0.0,
     strength: Annotated[float, typer.Option(help="0 is the input, 1 the restored face.", min=0, max=1)] = 1.0,
+    recurrent: Annotated[bool, typer.Option(help="Guide each face by the frame before, where the model can.")] = True,
     start: Annotated[str | None, typer.Option(help="Begin here: seconds or hours:minutes:seconds.")] = None,
     end: Annotated[str | None, typer.Option(help="End before this time, written likewise.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Write input and output side by side.")] = False,
@@ -54,7 +55,13 @@ def enhance(
     jobs, folder = plan(inputs, output)
     begin, stop = seconds(start), seconds(end)
     pipeline = load_pipeline(
-        model=model, detector=detector, device=device, faces=faces, min_size=min_size, strength=strength
+        model=model,
+        detector=detector,
+        device=device,
+        faces=faces,
+        min_size=min_size,
+        strength=strength,
+        recurrent=recurrent,
     )
     failures: list[tuple[Path, StreamfixError]] = []
     with made(folder):

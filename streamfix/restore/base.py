@@ -46,6 +46,24 @@ class Restorer(Protocol):
         ...
 
 
+@runtime_checkable
+class RecurrentRestorer(Restorer, Protocol):
+    """A restorer that may be guided by its own answer to the frame before.
+
+    recurrent: whether these weights do; where not, `restore_next` forgets.
+    """
+
+    recurrent: bool
+
+    def restore_next(self, crops: Tensor, states: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor]]:
+        """Restore the next frame of each face.
+
+        crops: as for `restore`. states: for each crop what the call before gave back for the same face, None for a face
+        that is new. Returns what `restore` returns, and the states to hand in with the next frame.
+        """
+        ...
+
+
 def load_restorer(
     name: str = "auto", *, device: str = "auto", dtype: str = "auto", threads: int | None = None
 ) -> Restorer:
@@ -80,16 +98,33 @@ def restore_images(restorer: Restorer, images: Sequence[Picture], *, batch_size:
     Batches are padded to 1, 2, 4 or 8 faces, and hold at most `batch_size`. Raises ModelError when the model answers
     with NaN or infinity.
     """
+    return restore_next_images(restorer, images, None, batch_size=batch_size)[0]
+
+
+def restore_next_images(
+    restorer: Restorer, images: Sequence[Picture], states: Sequence[Tensor | None] | None, *, batch_size: int = 8
+) -> tuple[list[Picture], list[Tensor]]:
+    """The same with the state of each face, for a RecurrentRestorer; its new states come back too.
+
+    states: None for a restorer without any, or to leave its states out of it.
+    """
     largest = max(b for b in BATCH_SIZES if b <= max(1, batch_size))
     restored: list[Picture] = []
+    after: list[Tensor] = []
     for start in range(0, len(images), largest):
         part = images[start : start + largest]
-        padded = next(b for b in BATCH_SIZES if b >= len(part))
-        stack = np.stack([*part, *[part[-1]] * (padded - len(part))])
-        crops = (
-            torch.from_numpy(stack).permute(0, 3, 1, 2).mul(2).sub_(1)
-        )  # stays channels_last: no copy for the network
-        result = restorer.restore(crops)[: len(part)]
+        count = len(part)
+        padding = next(b for b in BATCH_SIZES if b >= count) - count
+        stack = np.stack([*part, *[part[-1]] * padding])
+        # permuted, it stays channels_last: no copy for the network
+        crops = torch.from_numpy(stack).permute(0, 3, 1, 2).mul(2).sub_(1)
+        if states is None:
+            result = restorer.restore(crops)[:count]
+        else:
+            assert isinstance(restorer, RecurrentRestorer)
+            before = states[start : start + count]
+            result, kept = restorer.restore_next(crops, [*before, *[before[-1]] * padding])
+            result, after = result[:count], after + kept[:count]
         if not bool(torch.isfinite(result).all()):
             raise ModelError(
                 f"the restorer {restorer.name} answered with values that are not finite numbers on {restorer.device}; "
@@ -97,7 +132,7 @@ def restore_images(restorer: Restorer, images: Sequence[Picture], *, batch_size:
             )
         faces = result.permute(0, 2, 3, 1).add(1).mul_(0.5).clamp_(0, 1).contiguous().numpy()
         restored.extend(faces)
-    return restored
+    return restored, after
 
 
 def describe(restorer: Restorer) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -48,27 +49,44 @@ class LiteRestorer:
         with torch.no_grad():
             position = net.position(CROP_SIZE, CROP_SIZE)  # a constant for whole crops, computed once and in float32
             self._position = position.to(self.device, dtype).contiguous(memory_format=torch.channels_last)
+        self.recurrent = config.in_channels > 3
         self._net = net.to(self.device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def restore(self, crops: Tensor, noise: Tensor | None = None) -> Tensor:
         """See Restorer; noise is ignored."""
+        return keep_grey(self._restore(crops, None), crops)
+
+    def restore_next(self, crops: Tensor, states: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor]]:
+        """See RecurrentRestorer; a state is the network's answer, float32 (3, 512, 512)."""
+        nothing = crops.new_zeros(crops.shape[1:])
+        previous = torch.stack([nothing if s is None else s.to(nothing) for s in states])
+        answers = self._restore(crops, previous)
+        return keep_grey(answers, crops), list(answers)
+
+    def _restore(self, crops: Tensor, previous: Tensor | None) -> Tensor:
         check_crops(crops)
-        x = crops.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last)
+        x, y = (
+            t if t is None else t.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last)
+            for t in (crops, previous)
+        )
+        assert x is not None
         threads = min(self._threads, x.shape[0])
         if self.device.type == "cpu" and threads > 1:
             # a face to a thread: operators that share all cores wait for each other at every layer, and stall whenever
             # decoding, detection or another program takes a core (measured: 1.5 to 3 times slower on a busy machine)
             with ThreadPoolExecutor(threads) as pool:
-                restored = torch.cat(list(pool.map(self._alone, torch.split(x, 1))))
+                before = [None] * len(x) if y is None else torch.split(y, 1)
+                restored = torch.cat(list(pool.map(self._alone, torch.split(x, 1), before)))
             torch.set_num_threads(self._threads)  # else threads to come would begin with the 1 that was set last
         else:
-            restored = self._forward(x)
+            restored = self._forward(x, y)
         return restored.to(crops.device)
 
-    def _alone(self, crop: Tensor) -> Tensor:
+    def _alone(self, crop: Tensor, previous: Tensor | None) -> Tensor:
         torch.set_num_threads(1)  # the setting belongs to the calling thread
-        return self._forward(crop)
+        return self._forward(crop, previous)
 
     @torch.no_grad()  # not inference_mode: its tensors refuse later in-place work by callers
-    def _forward(self, crops: Tensor) -> Tensor:
-        return keep_grey(self._net(crops, position=self._position).clamp_(-1, 1), crops)
+    def _forward(self, crops: Tensor, previous: Tensor | None) -> Tensor:
+        answer: Tensor = self._net(crops, previous, position=self._position)
+        return answer.clamp_(-1, 1)
