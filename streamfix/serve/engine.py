@@ -1,0 +1,197 @@
+"""The work on one live stream: look (detect, follow, cut out) and finish (restore, lay back), under the governor's plan."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from streamfix.compose import compose
+from streamfix.errors import UsageError
+from streamfix.faces.cuts import CutDetector
+from streamfix.faces.detect import Detector, detect_upright
+from streamfix.faces.live import LiveFollower
+from streamfix.faces.select import Selector, parse_select, size_of
+from streamfix.media.color import copy_picture, cut_out, to_rgb
+from streamfix.restore.base import Restorer, restore_images
+from streamfix.serve.detail import Detail
+from streamfix.serve.figures import Figures
+from streamfix.serve.governor import Costs, Governor, Plan
+from streamfix.types import Crop, Frame, Placement
+
+FACES = ("all", "largest", "center")
+"""Which faces can be chosen while a stream runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What may be changed while a stream runs.
+
+    strength: 0 (input) .. 1 (restored). model: a name of the engine's restorers. faces: one of FACES, or a photo given at the start.
+    """
+
+    strength: float = 1.0
+    model: str = "lite"
+    faces: str = "all"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.strength <= 1.0:
+            raise UsageError(f"strength must lie between 0 (input) and 1 (restored), not {self.strength:g}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """A frame after the first half: its faces and their crops. plan: the one it was looked at under."""
+
+    frame: Frame
+    crops: list[Crop]
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """A finished frame. before: the input's picture, where it was asked for. faces: how many were restored."""
+
+    frame: Frame
+    before: av.VideoFrame | None
+    faces: int
+
+
+class Models:
+    """The restorers that streams share; one call at a time, whoever asks."""
+
+    def __init__(self, restorers: Mapping[str, Restorer], *, batch_size: int = 4) -> None:
+        self._restorers, self._batch_size = dict(restorers), batch_size
+        self._lock = threading.Lock()
+
+    @property
+    def names(self) -> list[str]:
+        """As `Settings.model` takes them; the first is the default."""
+        return list(self._restorers)
+
+    def restore(self, model: str, crops: Sequence[Crop]) -> list[npt.NDArray[np.float32]]:
+        """Restored crops in their order. A recurrent restorer's state would be kept here, by stream and track id."""
+        with self._lock:
+            return restore_images(self._restorers[model], [c.image for c in crops], batch_size=self._batch_size)
+
+
+class Engine:
+    """One stream's stages for the Scheduler, with the state they need from frame to frame.
+
+    detector: of its own (detectors are not shared between threads). settings, keep_before: may be set at any time.
+    """
+
+    def __init__(
+        self,
+        *,
+        models: Models,
+        detector: Detector,
+        settings: Settings,
+        figures: Figures,
+        select: Selector | None = None,
+        governor: Governor | None = None,
+    ) -> None:
+        self._models, self._detector, self._figures = models, detector, figures
+        self._given_select = select
+        self.governor = governor or Governor()
+        self._settings = settings
+        self.keep_before = False
+        self._cuts = CutDetector()
+        self._follower = LiveFollower(select=select or parse_select(settings.faces, detector))
+        self._detail = Detail(self._restore)
+        self._considered = figures.clock()
+        self.check(settings)
+
+    @property
+    def settings(self) -> Settings:
+        """As they are now."""
+        return self._settings
+
+    def change(self, settings: Settings) -> None:
+        """Take other settings from the next frame on. Raises UsageError for an unknown model or choice of faces."""
+        self.check(settings)
+        if settings.faces != self._settings.faces:
+            self._follower.select = parse_select(settings.faces, self._detector)
+        self._settings = settings
+
+    def check(self, settings: Settings) -> None:
+        """UsageError unless the settings can be taken."""
+        if settings.model not in self._models.names:
+            raise UsageError(
+                f"there is no model {settings.model!r} here; choose one of {', '.join(self._models.names)}"
+            )
+        if self._given_select is None and settings.faces not in FACES:
+            raise UsageError(f"faces must be one of {', '.join(FACES)}, not {settings.faces!r}")
+
+    def look(self, frame: Frame) -> Looked:
+        """Find and follow the faces, cut out those to restore."""
+        plan, figures = self.governor.plan, self._figures
+        with figures.stage("rgb"):
+            image = to_rgb(frame)
+            cut = self._cuts.is_cut(image)
+        faces = None
+        if cut or self._follower.wants_detection(plan.detect_every):
+            with figures.stage("detect"):
+                faces = detect_upright(self._detector, image, frame.rotation)
+        with figures.stage("follow"):
+            placements = self._follower.step(frame, image, faces, cut=cut)
+        strength = self._settings.strength
+        chosen = [replace(p, strength=p.strength * strength) for p in _largest(placements, plan.most_faces)]
+        with figures.stage("cut"):
+            crops = [
+                Crop(frame_index=frame.index, placement=p, image=cut_out(frame, p.matrix))
+                for p in chosen
+                if p.strength > 0.0
+            ]
+        return Looked(frame=frame, crops=crops, plan=plan)
+
+    def finish(self, looked: Looked) -> Restored:
+        """Restore the crops, or give them the detail that their tracks have, and lay them back."""
+        frame, crops = looked.frame, looked.crops
+        before = copy_picture(frame.picture) if self.keep_before else None
+        pictures: Sequence[npt.NDArray[np.float32] | None]
+        if looked.plan.fresh and crops:
+            fresh = self._restore(crops)
+            self._detail.renew(crops, fresh)
+            pictures = fresh
+        with self._figures.stage("lay"):
+            if not looked.plan.fresh or not crops:
+                pictures = self._detail.lay(crops)
+            out = frame
+            pairs = [(c, p) for c, p in zip(crops, pictures, strict=True) if p is not None]
+            for crop, picture in sorted(pairs, key=lambda pair: size_of(pair[0].placement)):
+                out = compose(out, crop, picture)
+        self._consider(len(crops))
+        return Restored(frame=out, before=before, faces=len(crops))
+
+    def stop(self) -> None:
+        """End the thread of the detail."""
+        self._detail.stop()
+
+    def _restore(self, crops: Sequence[Crop]) -> list[npt.NDArray[np.float32]]:
+        with self._figures.stage("restore"):
+            return self._models.restore(self._settings.model, crops)
+
+    def _consider(self, faces: int) -> None:
+        now = self._figures.clock()
+        interval = self._figures.interval
+        if now - self._considered < 1.0 or interval is None:
+            return
+        self._considered = now
+        mean = self._figures.mean
+        frame = sum(mean(name) or 0.0 for name in ("rgb", "follow", "cut"))
+        costs = Costs(
+            frame=frame, detect=mean("detect") or 0.0, model=mean("restore"), lay=mean("lay") or 0.0, faces=faces
+        )
+        self.governor.consider(costs, interval=interval, now=now)
+
+
+def _largest(placements: list[Placement], most: int | None) -> list[Placement]:
+    if most is None or len(placements) <= most:
+        return placements
+    keep = {p.track_id for p in sorted(placements, key=size_of, reverse=True)[:most]}
+    return [p for p in placements if p.track_id in keep]

@@ -1,0 +1,317 @@
+"""The live way to drive the stages: latency under load, order, drops, failures, carried detail, the governor."""
+
+import threading
+import time
+from fractions import Fraction
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamfix.errors import ModelError, UsageError
+from streamfix.faces.detect import load_detector
+from streamfix.media.source import open_source
+from streamfix.restore.base import load_restorer
+from streamfix.serve.detail import Detail
+from streamfix.serve.engine import Engine, Models, Settings
+from streamfix.serve.figures import Figures
+from streamfix.serve.governor import LADDER, Costs, Governor, Plan
+from streamfix.serve.scheduler import Scheduler
+from streamfix.types import Crop, Frame, Placement
+
+SAMPLE = "samples/webcam.mp4"
+
+
+def frame(number: int, rate: int = 30) -> Frame:
+    return Frame(picture=av.VideoFrame(16, 16, "gray"), index=number, pts=number, time_base=Fraction(1, rate))
+
+
+class Timed:
+    """Stages that take the time they are told to."""
+
+    def __init__(self, look: float, finish: float) -> None:
+        self.times = look, finish
+        self.flying = self.most = 0
+        self.lock = threading.Lock()
+
+    def look(self, frame):
+        with self.lock:
+            self.flying += 1
+            self.most = max(self.most, self.flying)
+        time.sleep(self.times[0])
+        return frame
+
+    def finish(self, looked):
+        time.sleep(self.times[1])
+        with self.lock:
+            self.flying -= 1
+        return looked
+
+
+def drive(stages, *, frames: int, rate: float = 30.0):
+    """Feed frames in real time; gives (frame, latency) in order of delivery, and the figures."""
+    figures, out, errors = Figures(), [], []
+    scheduler = Scheduler(
+        stages,
+        deliver=lambda done, arrived: out.append((done, time.monotonic() - arrived)),
+        fail=errors.append,
+        figures=figures,
+    )
+    began = time.monotonic()
+    for number in range(frames):
+        time.sleep(max(began + number / rate - time.monotonic(), 0))
+        before = time.monotonic()
+        scheduler.submit(frame(number))
+        assert time.monotonic() - before < 0.02  # it never blocks
+    time.sleep(2.5 * sum(stages.times) + 0.1)
+    scheduler.stop()
+    assert not errors
+    return out, figures
+
+
+def test_a_slow_restorer_does_not_make_latency_grow_and_drops_are_counted():
+    stages = Timed(0.015, 0.2)
+    out, figures = drive(stages, frames=180)
+    latencies = [latency for _, latency in out]
+    third = len(latencies) // 3
+    early, late = np.percentile(latencies[1:third], 95), np.percentile(latencies[-third:], 95)
+    assert late <= 1.2 * early
+    assert np.percentile(latencies, 95) < 0.2 + 0.015 + 0.2  # the work, and at most one wait for the newest frame
+    assert len(out) + figures.drops["superseded"] == 180
+    assert figures.drops["superseded"] > 100
+    assert stages.most <= 2
+    numbers = [done.pts for done, _ in out]
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] == 179  # the latest frame wins
+
+
+def test_nothing_is_dropped_where_the_work_fits():
+    out, figures = drive(Timed(0.004, 0.006), frames=45)
+    assert len(out) >= 43  # a stall of the machine may cost one
+    assert figures.drops["superseded"] <= 2
+
+
+def test_frames_that_step_back_in_time_are_counted_and_left_out():
+    figures, out = Figures(), []
+    done = threading.Event()
+    scheduler = Scheduler(
+        Timed(0, 0), deliver=lambda f, _: (out.append(f.pts), done.set()), fail=pytest.fail, figures=figures
+    )
+    for pts in (5, 4, 5):
+        scheduler.submit(frame(pts))
+    assert done.wait(5)
+    assert figures.drops["late"] == 2
+    scheduler.restart()
+    done.clear()
+    scheduler.submit(frame(1))
+    assert done.wait(5)
+    scheduler.stop()
+    assert out == [5, 1]
+    scheduler.submit(frame(9))
+    assert figures.drops["stopped"] == 1
+
+
+def test_a_failure_is_told_once_and_ends_the_stream():
+    class Broken(Timed):
+        def finish(self, looked):
+            raise ModelError("the model broke")
+
+    figures, errors = Figures(), []
+    scheduler = Scheduler(Broken(0, 0), deliver=lambda *_: None, fail=errors.append, figures=figures)
+    for number in range(5):
+        scheduler.submit(frame(number))
+        time.sleep(0.02)
+    scheduler.stop()
+    assert [str(e) for e in errors] == ["the model broke"]
+    assert figures.drops["stopped"] >= 1
+
+
+# --- the governor -----------------------------------------------------------------------------------------------------
+
+
+def settled(costs: Costs, *, interval: float = 1 / 30, seconds: int = 60, governor: Governor | None = None) -> Plan:
+    governor = governor or Governor(overlap=0.3)
+    for second in range(seconds):
+        plan = governor.consider(costs, interval=interval, now=float(second))
+    return plan
+
+
+def test_a_fast_machine_restores_every_frame_and_a_slow_one_carries_detail():
+    fast = Costs(frame=0.003, detect=0.006, model=0.006, lay=0.004)
+    assert settled(fast) == LADDER[0]
+    slow = Costs(frame=0.005, detect=0.015, model=0.2, lay=0.008)
+    assert not settled(slow).fresh
+    crowd = Costs(frame=0.008, detect=0.015, model=0.8, lay=0.06, faces=8)
+    assert settled(crowd).most_faces is not None
+
+
+@given(st.floats(0.001, 0.1), st.floats(0.001, 0.3), st.floats(0.001, 1.0), st.floats(0.001, 0.1), st.floats(0.01, 0.2))
+def test_the_plan_comes_to_rest_and_fits_unless_it_is_the_last(frame_, detect, model, lay, interval):
+    costs = Costs(frame=frame_, detect=detect, model=model, lay=lay, faces=3)
+    governor = Governor(overlap=0.3)
+    plan = settled(costs, interval=interval, governor=governor)
+    fits = costs.of(plan, overlap=0.3) <= 0.95 * min(interval, 1 / 15)
+    assert fits or plan == LADDER[-1]
+
+
+def test_a_plan_that_failed_is_tried_again_later_and_later():
+    """The model's cost under load is only seen once it runs: the governor must not flap every few seconds."""
+    governor, changes, plan = Governor(overlap=0.3), 0, None
+    for second in range(120):
+        carried = Costs(frame=0.004, detect=0.006, model=0.004, lay=0.003)
+        fresh = Costs(frame=0.004, detect=0.006, model=0.2, lay=0.003)
+        now = governor.consider(fresh if governor.plan.fresh else carried, interval=1 / 30, now=float(second))
+        changes += plan is not None and now != plan
+        plan = now
+    assert changes <= 16
+
+
+def test_every_plan_says_what_it_does():
+    assert len({plan.words() for plan in LADDER}) == len(LADDER)
+    assert (
+        Governor(fixed=LADDER[-1]).consider(Costs(frame=0, detect=0, model=0, lay=0), interval=1, now=0) == LADDER[-1]
+    )
+
+
+# --- carried detail ---------------------------------------------------------------------------------------------------
+
+
+def crop(image: np.ndarray, track: int = 0) -> Crop:
+    return Crop(frame_index=0, placement=Placement(track_id=track, matrix=np.eye(2, 3), strength=1.0), image=image)
+
+
+def lay_until(detail: Detail, crops, ready, timeout: float = 5.0):
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        result = detail.lay(crops)
+        if ready(result):
+            return result
+        time.sleep(0.01)
+    pytest.fail("the detail never came")
+
+
+def test_detail_stays_on_a_still_face_and_leaves_what_has_changed():
+    rng = np.random.default_rng(0)
+    image = rng.random((512, 512, 3), dtype=np.float32) * 0.5
+    detail = Detail(lambda crops: [c.image + np.float32(0.25) for c in crops])
+    assert detail.lay([crop(image)]) == [None]
+    (laid,) = lay_until(
+        detail, [crop(image)], lambda r: r[0] is not None and np.allclose(r[0], image + 0.25, atol=1e-3)
+    )
+    opened = image.copy()
+    opened[300:420, 150:350] = 0.9
+    detail_only = Detail(lambda crops: [c.image + np.float32(0.25) for c in crops])
+    detail_only.renew([crop(image)], [image + np.float32(0.25)])
+    (laid,) = detail_only.lay([crop(opened)])
+    assert np.array_equal(laid[330:390, 200:300], opened[330:390, 200:300])  # the mouth is the input's
+    assert np.allclose(laid[:200], opened[:200] + 0.25, atol=1e-3)
+    for d in (detail, detail_only):
+        d.stop()
+
+
+def test_the_face_that_has_waited_longest_is_restored_first():
+    calls = []
+
+    def restore(crops):
+        calls.append([c.placement.track_id for c in crops])
+        return [c.image for c in crops]
+
+    detail = Detail(restore, at_once=1)
+    image = np.zeros((512, 512, 3), np.float32)
+    lay_until(detail, [crop(image, t) for t in (1, 2, 3)], lambda r: len(calls) >= 6)
+    detail.stop()
+    assert {c[0] for c in calls[:3]} == {1, 2, 3}
+
+
+def test_a_failing_model_is_raised_not_hidden():
+    def broken(_crops):
+        raise ModelError("not a number")
+
+    detail = Detail(broken)
+    with pytest.raises(ModelError, match="not a number"):
+        lay_until(detail, [crop(np.zeros((512, 512, 3), np.float32))], lambda r: False)
+    detail.stop()
+
+
+# --- the engine, on the sample ----------------------------------------------------------------------------------------
+
+
+class Brighter:
+    """A restorer whose work can be seen: faces come out lighter."""
+
+    name, sha256, device, dtype = "brighter", None, torch.device("cpu"), torch.float32
+
+    def restore(self, crops, noise=None):
+        return (crops.float() + 0.3).clamp(-1, 1)
+
+
+def engine(plan: Plan, **settings) -> Engine:
+    models = Models({"lite": Brighter(), "passthrough": load_restorer("passthrough")})
+    return Engine(
+        models=models,
+        detector=load_detector("retinaface", threads=1),
+        settings=Settings(**settings),
+        figures=Figures(),
+        governor=Governor(fixed=plan),
+    )
+
+
+@pytest.mark.parametrize("plan", [LADDER[0], LADDER[3]], ids=["fresh", "carried"])
+def test_faces_are_restored_and_the_rest_is_untouched(plan):
+    work = engine(plan)
+    work.keep_before = True
+    changed = []
+    with open_source(SAMPLE) as source:
+        for number, entry in zip(range(24), source, strict=False):
+            done = work.finish(work.look(entry))
+            a, b = (p.to_ndarray(format="yuv420p")[:360].astype(int) for p in (done.before, done.frame.picture))
+            difference = np.abs(a - b)
+            assert (done.frame.pts, done.frame.time_base) == (entry.pts, entry.time_base)
+            assert difference[:, :120].max() == 0
+            assert difference[:, -120:].max() == 0
+            changed.append(difference[100:260, 260:380].mean())
+            time.sleep(0.02 if number < 20 else 0)
+    work.stop()
+    assert changed[0] < 1.0  # it fades in
+    assert np.mean(changed[-4:]) > 10
+
+
+def test_settings_change_while_it_runs_and_wrong_ones_are_refused():
+    work = engine(LADDER[0])
+    with open_source(SAMPLE) as source:
+        frames = iter(source)
+        for _, entry in zip(range(14), frames, strict=False):
+            work.finish(work.look(entry))
+        for settings, expected in (
+            (Settings(strength=0.0), 0),
+            (Settings(model="passthrough"), 1),
+            (Settings(faces="largest"), 1),
+        ):
+            work.change(settings)
+            assert work.finish(work.look(next(frames))).faces == expected
+    for wrong in ({"model": "none"}, {"faces": "/etc/passwd"}):
+        with pytest.raises(UsageError):
+            work.change(Settings(**wrong))
+    with pytest.raises(UsageError):
+        Settings(strength=1.5)
+    work.stop()
+
+
+def test_figures_are_of_the_last_seconds():
+    now = SimpleNamespace(time=0.0)
+    figures = Figures(clock=lambda: now.time)
+    for _ in range(90):
+        now.time += 1 / 30
+        figures.came()
+        figures.went(0.1, faces=1)
+    facts = figures.facts()
+    assert facts["fps"] == pytest.approx(30, abs=0.5)
+    assert facts["latency_p50_ms"] == 100
+    assert figures.interval == pytest.approx(1 / 30)
+    now.time += 10
+    assert figures.facts()["fps"] == 0
+    assert figures.latency(0.5) is None
