@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -144,6 +147,31 @@ def test_a_network_of_one_picture_grows_into_one_of_two(folder: Path, alex: Path
         assert torch.allclose(nets[0](x), nets[1](x, torch.rand(1, 3, 64, 64)), atol=1e-4)
     with pytest.raises(UsageError, match="6 input channels"):
         train(config(folder, tmp_path / "c", alex, network=single))
+
+
+def test_two_processes_take_the_steps_of_one(folder: Path, alex: Path, tmp_path: Path) -> None:
+    """Both on one CPU; what differs is the order of sums."""
+    stages = (Stage(until=1.0, size=64, batch=4, vgg=64),)
+    alone = config(folder, tmp_path / "one", alex, steps=3, stages=stages, threads=1)
+    # shards of one face, as the two processes have them: their random windows are the same then
+    expected = read_checkpoint(train(dataclasses.replace(alone, threads=2)))[0]
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys, pickle\n"
+        "from streamfix.train.lite import train\n"
+        "if __name__ == '__main__':\n"
+        "    train(pickle.load(open(sys.argv[1], 'rb')))\n"
+    )
+    both = dataclasses.replace(alone, run=tmp_path / "two", threads=2)
+    (tmp_path / "config.pickle").write_bytes(pickle.dumps(both))
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_cpu_threads_per_process", "1", "--main_process_port", "0"]
+    done = subprocess.run([*launch, str(script), str(tmp_path / "config.pickle")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    got = read_checkpoint(tmp_path / "two" / "lite.safetensors")[0]
+    worst = max(float((got[k].float() - expected[k].float()).abs().max()) for k in expected)
+    assert worst < 2e-3
+    assert [row[0] for row in losses(tmp_path / "two")] == ["1", "2", "3"], "one of them logs"
 
 
 def test_pairs_depend_on_seed_and_number_alone(folder: Path) -> None:

@@ -30,6 +30,13 @@ class Stage:
     gan: int = 256
 
 
+STAGES = (
+    Stage(until=0.3, size=256, batch=8, vgg=128, shard=2),
+    Stage(until=1.0, size=CROP_SIZE, batch=2, vgg=192),
+)
+"""Windows first, then whole crops; as many as two CPU cores can chew."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """Everything that decides a run.
@@ -48,10 +55,7 @@ class TrainConfig:
     steps: int | None = None
     minutes: float | None = None
     seed: int = 0
-    stages: tuple[Stage, ...] = (
-        Stage(until=0.3, size=256, batch=8, vgg=128, shard=2),
-        Stage(until=1.0, size=CROP_SIZE, batch=2, vgg=192),
-    )
+    stages: tuple[Stage, ...] = STAGES
     rate: float = 4e-4
     last_rate: float = 1e-5
     warmup: int = 200

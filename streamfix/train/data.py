@@ -174,17 +174,25 @@ def _tensor(clip: Clip) -> Tensor:
 class Batches(Sampler[list[tuple[int, int, int]]]):
     """Endless batches of (sample number, size, frames).
 
-    `plan(batch number)` gives size, samples and frames of each when the batch is due.
+    `plan(batch number)` gives size, samples and frames of each when the batch is due. share: (k, n), every n-th sample
+    of a batch from the k-th.
     """
 
-    def __init__(self, plan: Callable[[int], tuple[int, int, int]], *, batch: int = 0, sample: int = 0) -> None:
-        self._plan, self._batch, self._sample = plan, batch, sample
+    def __init__(
+        self,
+        plan: Callable[[int], tuple[int, int, int]],
+        *,
+        batch: int = 0,
+        sample: int = 0,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        self._plan, self._batch, self._sample, self._share = plan, batch, sample, share
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         batch, sample = self._batch, self._sample
         while True:
             size, count, frames = self._plan(batch)
-            yield [(sample + i, size, frames) for i in range(count)]
+            yield [(sample + i, size, frames) for i in range(self._share[0], count, self._share[1])]
             batch, sample = batch + 1, sample + count
 
 

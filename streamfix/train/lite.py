@@ -35,6 +35,7 @@ from streamfix.train.data import Batches, FacePairs, loader
 from streamfix.train.identity import IdentityLoss
 from streamfix.train.log import Log
 from streamfix.train.losses import Lpips, grid_amplitude
+from streamfix.train.ranks import Ranks
 from streamfix.types import CROP_SIZE
 
 Report = Callable[[int, float, dict[str, float]], None]
@@ -52,7 +53,11 @@ class Trainer:
         config.check()
         self.config = c = config
         torch.manual_seed(c.seed)
-        self.device = torch.device(c.device if c.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+        self.ranks = Ranks()
+        if any(stage.batch % self.ranks.count for stage in c.stages):
+            raise UsageError(f"every batch must be a multiple of the {self.ranks.count} processes: give --batch")
+        best = self.ranks.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = best if c.device == "auto" else torch.device(c.device)
         self.net = LiteNet(c.network).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if c.start is not None:
             state, shape = read_checkpoint(c.start)
@@ -200,7 +205,7 @@ class Trainer:
             {k: v[i : i + shard].to(self.device, non_blocking=True) for k, v in batch.items()}
             for i in range(0, count, shard)
         ]
-        seeds = [[c.seed, self.step, i] for i in range(len(parts))]
+        seeds = [[c.seed, self.step, i + self.ranks.rank * len(parts)] for i in range(len(parts))]
         judging = self.adversary is not None and self.progress() >= c.gan_start
         judge = self.adversary.begin() if self.adversary is not None and judging else None
         results = list((self.pool.map if self.pool is not None else map)(self._gradients, parts, seeds, repeat(judge)))
@@ -209,7 +214,9 @@ class Trainer:
         for share, (_, _, terms) in zip(shares, results, strict=True):
             for name, value in terms.items():
                 losses[name] = losses.get(name, 0.0) + value * share
-        for master, gradient in zip(masters, _summed([r[0] for r in results], shares), strict=True):
+        losses = self.ranks.mean_values(losses)
+        gradients = self.ranks.mean(_summed([r[0] for r in results], shares))
+        for master, gradient in zip(masters, gradients, strict=True):
             master.grad = gradient
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
@@ -220,17 +227,19 @@ class Trainer:
             )
         self.optimizer.step()
         if self.adversary is not None and judge is not None:
-            self.adversary.update(_summed([r[1] for r in results], shares))
+            self.adversary.update(self.ranks.mean(_summed([r[1] for r in results], shares)))
         keep = min(c.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             state = self.net.state_dict()
             torch._foreach_lerp_(list(self.average.values()), [state[k] for k in self.average], 1 - keep)
         self.step += 1
-        self.sample += count
+        self.sample += count * self.ranks.count
         return losses
 
     def save(self) -> None:
         """Write the checkpoint and the averaged weights; a kill in between leaves the old ones whole."""
+        if not self.ranks.first:
+            return
         state = {
             "net": self.net.state_dict(),
             "average": self.average,
@@ -287,7 +296,7 @@ def train(config: TrainConfig, *, report: Report | None = None) -> Path:
     contradicting options, InputError for data, ModelError for broken weight files or a diverging run.
     """
     trainer = Trainer(config)
-    log = Log(config, trainer.step, trainer.columns())
+    log = Log(config, trainer.step, trainer.columns()) if trainer.ranks.first else None
     pairs = FacePairs(
         config.data,
         seed=config.seed,
@@ -297,13 +306,17 @@ def train(config: TrainConfig, *, report: Report | None = None) -> Path:
     )
     try:
         if trainer.progress() < 1:
-            _loop(trainer, pairs, Batches(trainer.plan, batch=trainer.step, sample=trainer.sample), log, report)
+            ranks = trainer.ranks
+            share = (ranks.rank, ranks.count)
+            batches = Batches(trainer.plan, batch=trainer.step, sample=trainer.sample, share=share)
+            _loop(trainer, pairs, batches, log, report)
     finally:
-        log.close()
+        if log is not None:
+            log.close()
     return config.run / "lite.safetensors"
 
 
-def _loop(trainer: Trainer, pairs: FacePairs, batches: Batches, log: Log, report: Report | None) -> None:
+def _loop(trainer: Trainer, pairs: FacePairs, batches: Batches, log: Log | None, report: Report | None) -> None:
     config = trainer.config
     sums: dict[str, tuple[float, int]] = {}  # by term: not every step has every one
     saved = started = time.monotonic()
@@ -311,7 +324,8 @@ def _loop(trainer: Trainer, pairs: FacePairs, batches: Batches, log: Log, report
         for batch in loader(pairs, batches, workers=config.workers):
             losses = trainer.train_step(batch)
             now = time.monotonic()
-            trainer.seconds += now - started
+            # the clock of a run in minutes decides the rate, so all processes go by one
+            trainer.seconds += trainer.ranks.mean_values({"seconds": now - started})["seconds"]
             started = now
             for name, value in losses.items():
                 before, count = sums.get(name, (0.0, 0))
@@ -319,8 +333,9 @@ def _loop(trainer: Trainer, pairs: FacePairs, batches: Batches, log: Log, report
             done = trainer.progress()
             if trainer.step % config.log_every == 0 or done >= 1:
                 means = {name: total / count for name, (total, count) in sums.items()}
-                log.write(trainer.step, trainer.seconds, trainer.rate(), means)
-                if report:
+                if log is not None:
+                    log.write(trainer.step, trainer.seconds, trainer.rate(), means)
+                if report and trainer.ranks.first:
                     report(trainer.step, done, means)
                 sums = {}
             if done >= 1:

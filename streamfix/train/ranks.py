@@ -1,0 +1,51 @@
+"""Several processes, usually one per GPU, on one run: `accelerate launch --num_processes N -m streamfix train ...`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from streamfix.errors import UsageError
+
+
+class Ranks:
+    """Where this process stands among those of the run. All hold the same weights; each computes its share of every batch.
+
+    rank: from 0. count: of processes. device: of this one, None where the run has only one process.
+    """
+
+    def __init__(self) -> None:
+        self.rank, self.count = 0, 1
+        self.device: torch.device | None = None
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            try:
+                from accelerate import PartialState
+            except ImportError as error:
+                raise UsageError("several processes need accelerate: pip install 'streamfix[train]'") from error
+            state = PartialState()
+            self.rank, self.count = int(state.process_index), int(state.num_processes)
+            self.device = state.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that logs and saves."""
+        return self.rank == 0
+
+    def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The mean of each float32 tensor over all processes."""
+        if self.count == 1:
+            return list(tensors)
+        from accelerate.utils import reduce
+
+        flat = reduce(torch.cat([t.flatten() for t in tensors]), reduction="mean")  # one message, not hundreds
+        return [part.view_as(t) for part, t in zip(flat.split([t.numel() for t in tensors]), tensors, strict=True)]
+
+    def mean_values(self, values: dict[str, float]) -> dict[str, float]:
+        """The mean of each value over all processes, which must have the same keys."""
+        if self.count == 1:
+            return values
+        mean = self.mean([torch.tensor(list(values.values()), dtype=torch.float32, device=self.device)])[0]
+        return dict(zip(values, mean.tolist(), strict=True))
