@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from streamfix.cli.common import err, out, plain, told
+
+if TYPE_CHECKING:
+    from streamfix.evaluate.tables import Table as Sheet
 
 train_app = typer.Typer(help="Train the networks on your own faces.", no_args_is_help=True)
 evaluate_app = typer.Typer(help="Measure restorers on faces and on video.", no_args_is_help=True)
@@ -102,6 +105,10 @@ Lpips = Annotated[list[Path] | None, typer.Option(help="LPIPS weight file (.pth)
 Embedding = Annotated[Path | None, typer.Option(help="ONNX face embedding, input (1, 3, 112, 112) RGB.")]
 Scaling = Annotated[str, typer.Option(help="Input scaling of the embedding: arcface or imagenet.")]
 Strip = Annotated[Path | None, typer.Option(help="Write a picture strip: input, restored, truth.")]
+Judges = Annotated[
+    list[str] | None,
+    typer.Option("--judge", help="Metric whose network no loss has seen: dlib, efficientnet; may be repeated."),
+]
 
 
 @evaluate_app.command("faces")
@@ -115,18 +122,29 @@ def evaluate_faces(
     lpips: Lpips = None,
     identity: Embedding = None,
     identity_norm: Scaling = "arcface",
+    judge: Judges = None,
+    peer: Annotated[
+        list[str] | None, typer.Option(help="Restore by others too: bicubic, span, realesrgan; may be repeated.")
+    ] = None,
     groups: Annotated[Path | None, typer.Option(help="CSV with a `file` column, to report by group.")] = None,
-    by: Annotated[str, typer.Option(help="Column of that CSV; numbers are cut into thirds.")] = "source",
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of that CSV (default: source), may be repeated; numbers are cut into thirds."),
+    ] = None,
     strip: Strip = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")] = None,
 ) -> None:
     """Degrade clean faces by a seed, restore them, and measure."""
     from streamfix.evaluate.faces import evaluate_faces as run
     from streamfix.evaluate.faces import read_groups, save_strip
     from streamfix.evaluate.metrics import Metrics
+    from streamfix.evaluate.peers import load_peers
+    from streamfix.evaluate.tables import contest_table, group_table, metrics_table
     from streamfix.restore.base import describe, load_restorer
 
-    metrics = Metrics.load(lpips=lpips or (), identity=identity, norm=identity_norm)
-    labels = read_groups(groups, by) if groups else {}
+    metrics = Metrics.load(lpips=lpips or (), identity=identity, norm=identity_norm, judges=judge or ())
+    labels = {column: read_groups(groups, column) for column in by or ["source"]} if groups else {}
+    peers, absent = load_peers(peer or ())
     restorer = load_restorer(model)
     with _bar() as bar:
         task = bar.add_task("faces", total=None)
@@ -134,24 +152,24 @@ def evaluate_faces(
             folder,
             restorer,
             metrics,
+            peers=peers,
             degradation=degradation,
             limit=limit,
             seed=seed,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    table = Table("metric", "input", "restored", "restored / input", title=f"{len(scores.names)} faces, {degradation}")
-    for name, before, after, ratio in scores.table():
-        table.add_row(name, f"{before:.4f}", f"{after:.4f}", f"{ratio:.3f}")
-    out.print(table)
+    tables = [metrics_table(scores, degradation)]
+    if peers:
+        tables.append(contest_table(scores, restorer.name, degradation))
+    grouped = [c for c in scores.before[0] if c.startswith("LPIPS")] or ["PSNR"]
+    tables += [group_table(scores, names, column, metric) for column, names in labels.items() for metric in grouped]
+    for table in tables:
+        _show(table)
     median = sorted(scores.seconds)[len(scores.seconds) // 2]
     out.print(f"{describe(restorer)}: {median * 1e3:.1f} ms a face", highlight=False)
-    if labels:
-        name = next((c for c in scores.before[0] if c.startswith("LPIPS")), "PSNR")
-        by_group = Table(by, "faces", "input", "restored", "restored / input", title=name)
-        for label, (count, before, after) in scores.groups(labels, name).items():
-            by_group.add_row(plain(label), str(count), f"{before:.4f}", f"{after:.4f}", f"{after / before:.3f}")
-        out.print(by_group)
-    _left_out(scores.missing)
+    _left_out(scores.missing + absent)
+    if markdown is not None:
+        markdown.write_text("\n".join(t.markdown() for t in tables))
     if strip is not None:
         save_strip(scores.strip, strip)
 
@@ -166,6 +184,7 @@ def evaluate_video(
     lpips: Lpips = None,
     identity: Embedding = None,
     identity_norm: Scaling = "arcface",
+    judge: Judges = None,
     strip: Strip = None,
 ) -> None:
     """Compare a restored video with its clean original, face by face."""
@@ -174,7 +193,7 @@ def evaluate_video(
     from streamfix.evaluate.video import evaluate_video as run
     from streamfix.faces.detect import load_detector
 
-    metrics = Metrics.load(lpips=lpips or (), identity=identity, norm=identity_norm)
+    metrics = Metrics.load(lpips=lpips or (), identity=identity, norm=identity_norm, judges=judge or ())
     with _bar() as bar:
         task = bar.add_task("frames", total=None)
         scores = run(
@@ -195,6 +214,13 @@ def evaluate_video(
     _left_out(scores.missing)
     if strip is not None:
         save_strip(scores.strip, strip)
+
+
+def _show(table: Sheet) -> None:
+    shown = Table(*table.columns, title=plain(table.title))
+    for row in table.rows:
+        shown.add_row(*map(plain, row))
+    out.print(shown)
 
 
 def _bar() -> Progress:

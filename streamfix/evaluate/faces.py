@@ -14,6 +14,7 @@ import numpy as np
 from streamfix._cv2 import cv2
 from streamfix.errors import InputError, UsageError
 from streamfix.evaluate.metrics import Metrics, Picture
+from streamfix.evaluate.peers import Peer
 from streamfix.restore.base import Restorer, restore_images
 from streamfix.train.data import face_files, read_face, template_crop
 from streamfix.train.degradations import HEAVY, PAPER, published
@@ -22,14 +23,26 @@ RECIPES = {"paper": PAPER, "heavy": HEAVY}
 
 
 @dataclass(slots=True)
+class PeerScores:
+    """Scores of every face as a peer restores it, and how long each took."""
+
+    after: list[dict[str, float]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class FaceScores:
-    """Scores of every face: of the degraded input and of the restored output against the truth."""
+    """Scores of every face: of the degraded input and of the restored output against the truth.
+
+    peers: the same by others, by name. strip: rows of pictures: input, the peers in order, restored, truth.
+    """
 
     names: list[str] = field(default_factory=list)
     before: list[dict[str, float]] = field(default_factory=list)
     after: list[dict[str, float]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    strip: list[tuple[Picture, Picture, Picture]] = field(default_factory=list)
+    peers: dict[str, PeerScores] = field(default_factory=dict)
+    strip: list[tuple[Picture, ...]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
     def mean(self, which: str, column: str, subset: Sequence[int] | None = None) -> float:
@@ -42,6 +55,15 @@ class FaceScores:
         columns = list(self.before[0])
         rows = [(c, self.mean("before", c), self.mean("after", c)) for c in columns]
         return [(c, a, b, b / a if a else float("nan")) for c, a, b in rows]
+
+    def contest(self, name: str) -> list[tuple[str, float, dict[str, float]]]:
+        """(who, median seconds a face, mean of every column) for the input, every peer, and the restorer as `name`."""
+        entries = [("input", PeerScores(self.before, [0.0])), *self.peers.items()]
+        entries.append((name, PeerScores(self.after, self.seconds)))
+        return [
+            (who, float(np.median(s.seconds)), {c: float(np.mean([row[c] for row in s.after])) for c in s.after[0]})
+            for who, s in entries
+        ]
 
     def groups(self, labels: Mapping[str, str], column: str) -> dict[str, tuple[int, float, float]]:
         """Label -> (faces, input, restored) for faces whose name has a label."""
@@ -60,6 +82,7 @@ def evaluate_faces(
     restorer: Restorer,
     metrics: Metrics,
     *,
+    peers: Mapping[str, Peer] | None = None,
     degradation: str = "paper",
     limit: int = 60,
     seed: int = 0,
@@ -68,29 +91,40 @@ def evaluate_faces(
 ) -> FaceScores:
     """Measure a restorer on the first `limit` faces of a folder (sorted by a hash of their names, so that sources mix).
 
-    folder: aligned faces, 512x512 or larger with a margin (see `streamfix train`). degradation: "paper" or "heavy" (the published
-    recipes). Each face is degraded by a generator seeded with (seed, its name): adding a face changes no other.
-    keep: how many (input, restored, truth) triples to keep for a strip. Raises InputError or UsageError.
+    folder: aligned faces, 512x512 or larger with a margin (see `streamfix train`). degradation: "paper" or "heavy" (the
+    published recipes). peers: others that restore the same degraded faces, by name. Each face is degraded by a
+    generator seeded with (seed, its name): adding a face changes no other.
+    keep: how many rows of pictures to keep for a strip. Raises InputError or UsageError.
     """
     if degradation not in RECIPES:
         raise UsageError(f"there is no degradation called {degradation!r}; choose one of: {', '.join(RECIPES)}")
     files = sorted(face_files(folder), key=lambda p: zlib.crc32(p.name.encode()))[:limit]
-    scores = FaceScores(missing=list(metrics.missing))
+    scores = FaceScores(missing=list(metrics.missing), peers={name: PeerScores() for name in peers or {}})
     for number, file in enumerate(files):
         truth = template_crop(read_face(file))
         rng = np.random.default_rng([seed, zlib.crc32(file.name.encode())])
         degraded = published([truth], RECIPES[degradation], rng)[0]
-        began = time.perf_counter()
-        restored = np.clip(restore_images(restorer, [degraded])[0], 0, 1)
-        scores.seconds.append(time.perf_counter() - began)
+        restored, seconds = _timed(lambda x: np.clip(restore_images(restorer, [x])[0], 0, 1), degraded)
+        scores.seconds.append(seconds)
         scores.names.append(file.name)
+        others = []
+        for name, peer in (peers or {}).items():
+            answer, seconds = _timed(peer, degraded)
+            scores.peers[name].after.append(metrics.compare(answer, truth))
+            scores.peers[name].seconds.append(seconds)
+            others.append(answer)
         scores.before.append(metrics.compare(degraded, truth))
         scores.after.append(metrics.compare(restored, truth))
         if len(scores.strip) < keep:
-            scores.strip.append((degraded, restored, truth))
+            scores.strip.append((degraded, *others, restored, truth))
         if progress is not None:
             progress(number + 1, len(files))
     return scores
+
+
+def _timed(restore: Peer, face: Picture) -> tuple[Picture, float]:
+    began = time.perf_counter()
+    return restore(face), time.perf_counter() - began
 
 
 def read_groups(index: Path, column: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from streamfix._cv2 import cv2
 from streamfix.errors import DependencyError, ModelError
+from streamfix.evaluate.judges import Judge, load_judges
 from streamfix.faces.align import ARCFACE_BLUR, ARCFACE_SIZE, arcface_matrix
 from streamfix.train.identity import NORMS
 from streamfix.train.losses import Lpips
@@ -53,32 +54,44 @@ class Identity:
 
 @dataclass(slots=True)
 class Metrics:
-    """PSNR, SSIM, and, where their weight files are given, LPIPS and identity cosine."""
+    """PSNR, SSIM, and, where their weights are at hand, LPIPS, identity cosine and judges (see judges.py)."""
 
     lpips: Sequence[Lpips] = ()
     identity: Identity | None = None
+    judges: Sequence[Judge] = ()
     missing: list[str] = field(default_factory=list)
 
     @classmethod
-    def load(cls, *, lpips: Sequence[Path] = (), identity: Path | None = None, norm: str = "arcface") -> Metrics:
-        """Load what files are there; `missing` names the metrics left out, with the option that brings them."""
+    def load(
+        cls,
+        *,
+        lpips: Sequence[Path] = (),
+        identity: Path | None = None,
+        norm: str = "arcface",
+        judges: Sequence[str] = (),
+    ) -> Metrics:
+        """Load what files and packages are there; `missing` names the metrics left out, with what brings them."""
         missing = [] if lpips else ["LPIPS (give its weights: --lpips FILE)"]
         missing += [] if identity else ["identity (give a face embedding: --identity FILE)"]
-        return cls([Lpips(p) for p in lpips], Identity(identity, norm=norm) if identity else None, missing)
+        at_hand, absent = load_judges(judges)
+        embedding = Identity(identity, norm=norm) if identity else None
+        return cls([Lpips(p) for p in lpips], embedding, at_hand, missing + absent)
 
     def names(self) -> list[str]:
         """Columns, in the order of `compare`."""
-        return ["PSNR", "SSIM", *(f"LPIPS-{n.kind}" for n in self.lpips), *(["identity"] if self.identity else [])]
+        known = ["PSNR", "SSIM", *(f"LPIPS-{n.kind}" for n in self.lpips), *(["identity"] if self.identity else [])]
+        return [*known, *(j.name for j in self.judges)]
 
     @torch.inference_mode()
     def compare(self, image: Picture, truth: Picture) -> dict[str, float]:
-        """PSNR in dB, SSIM (11x11 Gaussian, sigma 1.5), LPIPS v0.1 (lower is better), identity as cosine."""
+        """PSNR in dB, SSIM (11x11 Gaussian, sigma 1.5), LPIPS v0.1 (lower is better), identity as cosine, judges as distances."""
         a, b = tensor(image), tensor(truth)
         values = {"PSNR": psnr(image, truth), "SSIM": ssim(a, b)}
         for net in self.lpips:
             values[f"LPIPS-{net.kind}"] = float(net(a * 2 - 1, b * 2 - 1))
         if self.identity is not None:
             values["identity"] = float(self.identity(image) @ self.identity(truth))
+        values.update((judge.name, judge(image, truth)) for judge in self.judges)
         return values
 
 

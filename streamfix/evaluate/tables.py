@@ -1,0 +1,56 @@
+"""The tables of an evaluation, for the terminal and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from streamfix.evaluate.faces import FaceScores
+
+FEWEST = 5
+"""Faces that a group must have to count as the best or the worst: fewer say more about chance than about the group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Text in cells; every row has as many as `columns`."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+    def markdown(self) -> str:
+        """A Markdown table under its title in bold."""
+        lines = [self.columns, ("---",) * len(self.columns), *self.rows]
+        cells = ("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines)
+        return f"**{self.title}**\n\n" + "\n".join(cells) + "\n"
+
+
+def metrics_table(scores: FaceScores, degradation: str) -> Table:
+    """One row per metric: input, restored, their ratio."""
+    rows = [(name, f"{a:.4f}", f"{b:.4f}", f"{ratio:.3f}") for name, a, b, ratio in scores.table()]
+    return Table(f"{len(scores.names)} faces, {degradation}", ("metric", "input", "restored", "restored / input"), rows)
+
+
+def contest_table(scores: FaceScores, name: str, degradation: str) -> Table:
+    """One column per restorer, the input first; one row per metric, and the time a face."""
+    entries = scores.contest(name)
+    rows = [(metric, *(f"{values[metric]:.4f}" for _, _, values in entries)) for metric in entries[0][2]]
+    rows.append(("ms a face", *(f"{seconds * 1e3:.0f}" if who != "input" else "-" for who, seconds, _ in entries)))
+    return Table(
+        f"{len(scores.names)} faces, {degradation}: in one run", ("metric", *(who for who, _, _ in entries)), rows
+    )
+
+
+def group_table(scores: FaceScores, labels: Mapping[str, str], by: str, metric: str) -> Table:
+    """One row per group, and the ratio of the largest to the smallest of every column over groups of FEWEST faces."""
+    groups = scores.groups(labels, metric)
+    rows: list[tuple[str, ...]] = [
+        (g, str(n), f"{a:.4f}", f"{b:.4f}", f"{b / a:.3f}") for g, (n, a, b) in groups.items()
+    ]
+    counted = [(a, b, b / a) for n, a, b in groups.values() if n >= FEWEST]
+    if len(counted) > 1:
+        spread = (f"{max(c) / min(c):.3f}" for c in zip(*counted, strict=True))
+        faces = str(sum(n for n, _, _ in groups.values() if n >= FEWEST))
+        rows.append((f"worst / best ({FEWEST} faces and more)", faces, *spread))
+    return Table(f"{metric} by {by}", (by, "faces", "input", "restored", "restored / input"), rows)
