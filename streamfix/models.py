@@ -6,32 +6,52 @@ Downloads lie in `$STREAMFIX_HOME/models` (default `~/.cache/streamfix/models`).
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import shutil
 import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from streamfix.download import CorruptedError, Progress, check_whole, fetch
+from streamfix.download import sha256_of as sha256_of
 from streamfix.errors import ModelError
 
 _PACKAGE = Path(__file__).resolve().parent
-Progress = Callable[[int, int], None]
-"""Called with (bytes so far, bytes in all; 0 where the server does not say)."""
+_SUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """One file of a model. path: where it lies or would lie. url: where it comes from.
+
+    by_hand: what it may be called inside a folder of files brought by hand. converted: the safetensors file that the
+    first load leaves beside a pickle, and that is enough without it.
+    """
+
+    path: Path
+    url: str
+    by_hand: tuple[str, ...] = ()
+    converted: Path | None = None
+
+    @property
+    def present(self) -> bool:
+        """Whether it, or what was made of it, is on this machine."""
+        return self.path.is_file() or (self.converted is not None and self.converted.is_file())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """One entry of the catalogue.
 
-    kind: "restorer" or "detector". path: where the weights lie or would lie. url: where they come from, None when embedded.
-    sha256: expected digest of the downloaded (or embedded) file, None where upstream publishes none: it is then
-    recorded beside the file on the first download and checked from then on. members: files inside a downloaded zip.
+    kind: "restorer", "detector" or "part" (of a restorer). path: where the weights lie or would lie. url: where they come
+    from, None when embedded. sha256: expected digest of the downloaded (or embedded) file, None where upstream publishes
+    none: it is then recorded beside the file on the first download and checked from then on. members: files inside a
+    downloaded zip. files: the files of a model that comes in several; some may belong to other models too. terms: what
+    the licence means, told before a download.
     """
 
     name: str
@@ -42,16 +62,22 @@ class Model:
     url: str | None = None
     sha256: str | None = None
     members: tuple[str, ...] = ()
+    files: tuple[File, ...] = ()
+    terms: str = ""
 
     @property
     def present(self) -> bool:
         """Whether the weights are on this machine."""
+        if self.files:
+            return all(f.present for f in self.files)
         return all((self.path / m).is_file() for m in self.members) if self.members else self.path.is_file()
 
     @property
     def size(self) -> int:
         """Bytes on disk, 0 where absent."""
         files = [self.path / m for m in self.members] if self.members else [self.path]
+        if self.files:
+            files = [f.path for f in self.files] + [f.converted for f in self.files if f.converted]
         return sum(f.stat().st_size for f in files if f.is_file())
 
 
@@ -67,17 +93,37 @@ def models_dir() -> Path:
     return (Path(home) if home else Path.home() / ".cache" / "streamfix") / "models"
 
 
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def mirrored(address: str) -> str:
+    """The address on `$STREAMFIX_MIRROR` where that is set, the path being the same as on the original host.
+
+    Addresses on huggingface.co also follow `$HF_ENDPOINT`, as its own tools do.
+    """
+    host, path = address.removeprefix("https://").split("/", 1)
+    base = os.environ.get("STREAMFIX_MIRROR")
+    if not base and host == "huggingface.co":
+        base = os.environ.get("HF_ENDPOINT")
+    return f"{base.rstrip('/')}/{path}" if base else address
+
+
+def recorded(folder: Path) -> dict[str, str]:
+    """File names of a folder with the sha256 that stands for them in its SHA256SUMS."""
+    sums = folder / _SUMS
+    if not sums.is_file():
+        return {}
+    lines = (line.split(maxsplit=1) for line in sums.read_text().splitlines() if line.strip())
+    return {name.lstrip("*"): digest for digest, name in lines}
+
+
+def record(path: Path, digest: str) -> None:
+    """Write the sha256 of a file into the SHA256SUMS beside it."""
+    sums = {**recorded(path.parent), path.name: digest}
+    part = path.with_name(_SUMS + ".part")
+    part.write_text("".join(f"{d}  {n}\n" for n, d in sorted(sums.items())))
+    os.replace(part, path.with_name(_SUMS))
 
 
 def _sums() -> dict[str, str]:
-    sums = weights_dir() / "SHA256SUMS"
-    if not sums.is_file():
-        return {}
-    return {name: digest for digest, name in (line.split() for line in sums.read_text().splitlines() if line.strip())}
+    return recorded(weights_dir())
 
 
 def embedded(file_name: str) -> Path:
@@ -128,7 +174,7 @@ def _fixed() -> tuple[Model, ...]:
 
 def _packs() -> tuple[Model, ...]:
     """Insightface's packs: downloaded on request only, because of their licence."""
-    base = "https://github.com/deepinsight/insightface/releases/download/v0.7"
+    base = mirrored("https://github.com/deepinsight/insightface/releases/download/v0.7")
     contents = {"buffalo_l": ("det_10g.onnx", "w600k_r50.onnx"), "buffalo_s": ("det_500m.onnx", "w600k_mbf.onnx")}
     return tuple(
         Model(
@@ -146,7 +192,9 @@ def _packs() -> tuple[Model, ...]:
 
 def catalogue() -> list[Model]:
     """Every known model, embedded ones first."""
-    return [*_fixed(), *_packs()]
+    from streamfix.released import released
+
+    return [*_fixed(), *_packs(), *released()]
 
 
 def find(name: str) -> Model:
@@ -162,20 +210,51 @@ def verify(model: Model) -> bool | None:
     """True when every file has its recorded sha256, False when one differs, None when there is nothing to compare with."""
     if not model.present:
         return None
+    if model.files:
+        results = [_verify(f) for f in model.files]
+        return False if False in results else None if None in results else True
     if model.members:
-        recorded = model.path / "SHA256SUMS"
-        if not recorded.is_file():
+        sums = recorded(model.path)
+        if not sums:
             return None
-        lines = (line.split(maxsplit=1) for line in recorded.read_text().splitlines() if line.strip())
-        return all((model.path / name).is_file() and sha256_of(model.path / name) == digest for digest, name in lines)
+        return all((model.path / name).is_file() and sha256_of(model.path / name) == d for name, d in sums.items())
     return None if model.sha256 is None else sha256_of(model.path) == model.sha256
 
 
-def pull(model: Model, progress: Progress | None = None) -> None:
-    """Download and unpack a model; resumes a broken download, and moves into place only what is whole.
+def _verify(file: File) -> bool | None:
+    path = file.path if file.path.is_file() or file.converted is None else file.converted
+    expected = recorded(path.parent).get(path.name)
+    if expected is None:
+        return None
+    facts = path.stat()
+    return _digest(path, facts.st_size, facts.st_mtime_ns) == expected
 
-    Raises ModelError with the address and the place for files brought by hand when the server cannot be reached.
+
+@cache
+def _digest(path: Path, size: int, changed: int) -> str:
+    """Once for a file that several models share; size and changed tell a new one under its name."""
+    return sha256_of(path)
+
+
+def pull(
+    model: Model,
+    progress: Progress | None = None,
+    *,
+    source: Path | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> None:
+    """Download (and unpack) a model; resumes a broken download, and moves into place only what is whole.
+
+    source: a folder with files brought by hand, which are copied instead of downloaded. announce: called with the name of
+    every file before it comes. Raises ModelError with the address and the place for files brought by hand when the
+    server cannot be reached.
     """
+    if model.files:
+        for file in model.files:
+            _bring(file, progress, source, announce)
+        return
+    if source is not None:
+        raise ModelError(f"{model.name} is not made of files that can be brought from a folder; pull it without --from")
     if model.url is None:
         raise ModelError(f"{model.name} is embedded in streamfix: there is nothing to download")
     if model.present and verify(model) is not False:
@@ -183,7 +262,7 @@ def pull(model: Model, progress: Progress | None = None) -> None:
     archive = model.path.parent / (model.url.rsplit("/", 1)[1] + ".part")
     try:
         model.path.parent.mkdir(parents=True, exist_ok=True)
-        _download(model.url, archive, progress)
+        fetch(model.url, archive, progress)
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         reason = getattr(error, "reason", error)
         raise ModelError(
@@ -202,25 +281,42 @@ def pull(model: Model, progress: Progress | None = None) -> None:
         ) from error
 
 
-def _download(url: str, target: Path, progress: Progress | None) -> None:
-    have = target.stat().st_size if target.is_file() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=30)
-    except urllib.error.HTTPError as error:
-        if error.code != 416:  # 416: the part we hold is the whole file already
-            raise
+def _bring(file: File, progress: Progress | None, source: Path | None, announce: Callable[[str], None] | None) -> None:
+    """Have one file in its place, whole, with its sha256 on record."""
+    if file.present and _verify(file):
         return
-    with response, target.open("ab" if response.status == 206 else "wb") as file:
-        have = have if response.status == 206 else 0
-        total = have + int(response.headers.get("Content-Length") or 0)
-        while chunk := response.read(1 << 20):
-            file.write(chunk)
-            have += len(chunk)
-            if progress:
-                progress(have, total)
-    if total and have < total:
-        raise OSError(f"the connection broke after {have} of {total} bytes; pull again to go on from there")
+    if announce is not None:
+        announce(file.path.name)
+    part = file.path.with_name(file.path.name + ".part")
+    found = next((source / name for name in file.by_hand if (source / name).is_file()), None) if source else None
+    try:
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+        if file.path.is_file() and found is None and not recorded(file.path.parent).get(file.path.name):
+            os.replace(file.path, part)  # placed by hand: checked like a download
+            expected = None
+        elif found is not None:
+            shutil.copyfile(found, part)
+            expected = recorded(found.parent).get(found.name)
+        else:
+            expected = fetch(file.url, part, progress)
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+        reason = getattr(error, "reason", error)
+        looked = f"; {source} has none of {', '.join(file.by_hand)}" if source else ""
+        raise ModelError(
+            f"cannot download {file.path.name} from {file.url} ({reason}){looked}; "
+            f"fetch it by hand and place it at {file.path}"
+        ) from error
+    digest = sha256_of(part)
+    try:
+        if expected is not None and digest != expected:
+            raise CorruptedError("its sha256 is not the published one")
+        check_whole(part, file.path.suffix)
+    except CorruptedError as error:
+        part.unlink()
+        what, again = (found, "bring it again") if found else (file.url, "pull again")
+        raise ModelError(f"{file.path.name} from {what} is corrupted ({error}) and was removed; {again}") from error
+    os.replace(part, file.path)
+    record(file.path, digest)
 
 
 def _unpack(model: Model, archive: Path) -> None:
@@ -245,6 +341,6 @@ def _unpack(model: Model, archive: Path) -> None:
         raise ModelError(
             f"the download of {model.name} is not a whole zip file and was removed; pull it again"
         ) from error
-    (scratch / "SHA256SUMS").write_text("".join(f"{sha256_of(scratch / m)}  {m}\n" for m in model.members))
+    (scratch / _SUMS).write_text("".join(f"{sha256_of(scratch / m)}  {m}\n" for m in model.members))
     shutil.rmtree(model.path, ignore_errors=True)
     scratch.rename(model.path)

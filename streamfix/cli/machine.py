@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Column, Table
 
 from streamfix.cli.common import err, out, plain, told
+from streamfix.errors import UsageError
 
 models_app = typer.Typer(help="Weights: list, pull, verify.", no_args_is_help=True)
 
@@ -29,17 +32,37 @@ def models_list() -> None:
 
 @models_app.command("pull")
 @told
-def models_pull(name: Annotated[str, typer.Argument(help="A name from `streamfix models list`.")]) -> None:
+def models_pull(
+    name: Annotated[str, typer.Argument(help="A name from `streamfix models list`.")],
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Folder of files brought by hand, such as weights/InterLCM/*.pth.", metavar="DIR"),
+    ] = None,
+    mirror: Annotated[
+        str | None, typer.Option(help="Download from this address instead; also $STREAMFIX_MIRROR.", metavar="URL")
+    ] = None,
+) -> None:
     """Download a model; an interrupted download goes on where it broke off."""
     from streamfix.models import find, pull
 
+    if mirror is not None:
+        os.environ["STREAMFIX_MIRROR"] = mirror
+    if source is not None and not source.is_dir():
+        raise UsageError(f"there is no folder {source}; name the one with the files")
     model = find(name)
     if model.url is not None:
-        err.print(f"licence of {model.name}: {model.licence}", highlight=False)
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
+        err.print(f"licence of {model.name}: {model.licence}", highlight=False, soft_wrap=True)
+    if model.terms:
+        err.print(model.terms, highlight=False, soft_wrap=True)
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(model.name, total=None)
-        pull(model, lambda done, total: bar.update(task, completed=done, total=total or None))
+        pull(
+            model,
+            lambda done, total: bar.update(task, completed=done, total=total or None),
+            source=source,
+            announce=lambda file: bar.reset(task, description=plain(file), total=None),
+        )
     out.print(f"{model.name} is in {model.path}", highlight=False, markup=False, soft_wrap=True)
 
 

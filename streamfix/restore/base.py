@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from streamfix.errors import ModelError
+from streamfix.models import find
 from streamfix.types import CROP_SIZE
 
 BATCH_SIZES = (1, 2, 4, 8)
 """The only batch sizes that restore_images sends: kernels are chosen by shape, so fixed shapes keep a face the same
 face."""
 
-KNOWN = ("auto", "lite", "passthrough")
+KNOWN = ("auto", "lite", "passthrough", "interlcm", "interlcm-1step", "interlcm-colorize", "interlcm-inpaint")
 
 Picture = npt.NDArray[np.float32]
 
@@ -69,19 +70,29 @@ def load_restorer(
 ) -> Restorer:
     """The restorer of that name, ready to run.
 
-    name: "auto" (the best that is here: lite), "lite", "passthrough", or the path of a lite weight file (.safetensors).
+    name: "auto" (the best that is here: interlcm where there are a GPU and its weights, else lite), "lite", "passthrough",
+    the path of a lite weight file (.safetensors), or "interlcm", "interlcm-1step", "interlcm-colorize", "interlcm-inpaint",
+    which may carry options: "interlcm:steps=2,noise=fresh" (`streamfix.restore.interlcm.options.Options` has them all).
     device: "auto" (CUDA where there is a GPU, else the CPU), or what torch.device takes. dtype: "auto" (the fastest
     that the device is good at), "float32", "bfloat16" or "float16". threads: CPU threads for torch in this whole
     process; None leaves them alone. Raises ModelError for an unknown name, missing or corrupted weights, or a device
-    that is not there.
+    that is not there, UsageError for options that do not exist.
     """
+    from streamfix.restore.interlcm.options import split_spec
     from streamfix.restore.lite.restorer import LiteRestorer
     from streamfix.restore.passthrough import Passthrough
 
     if threads is not None:
         torch.set_num_threads(threads)
     where = _device(device)
-    if name in ("auto", "lite"):
+    if name == "auto":
+        name = best_restorer(where)
+    released = split_spec(name)
+    if released is not None:
+        from streamfix.restore.interlcm.restorer import InterLCMRestorer
+
+        return InterLCMRestorer(*released, device=where, dtype=_dtype(dtype))
+    if name == "lite":
         return LiteRestorer(device=where, dtype=_dtype(dtype))
     if name == "passthrough":
         return Passthrough(device=where)
@@ -90,6 +101,11 @@ def load_restorer(
     raise ModelError(
         f"there is no restorer called {name!r}; choose one of {', '.join(KNOWN)}, or the path of a .safetensors file"
     )
+
+
+def best_restorer(device: torch.device) -> str:
+    """What "auto" stands for on a device: the published model where it is fast and its weights are here."""
+    return "interlcm" if device.type == "cuda" and find("interlcm").present else "lite"
 
 
 def restore_images(restorer: Restorer, images: Sequence[Picture], *, batch_size: int = 8) -> list[Picture]:

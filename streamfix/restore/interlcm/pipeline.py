@@ -84,6 +84,18 @@ class InterLCM:
         """In what the networks compute; the latents between the steps are float32."""
         return next(self.unet.parameters()).dtype  # type: ignore[no-any-return]
 
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(channels, h, w) of the latent of a face of that size."""
+        halvings = len(self.vae.config.block_out_channels) - 1
+        return int(self.vae.config.latent_channels), height >> halvings, width >> halvings
+
+    def compile(self) -> None:
+        """Compile the networks with torch.compile, in place; each batch size is compiled when it first comes."""
+        for network in (self.unet, self.vae.encoder, self.vae.decoder):
+            network.compile(dynamic=False)
+        if self.spatial_encoder is not None:
+            self._steps_only.compile(dynamic=False)
+
     def schedule(self, num_inference_steps: int) -> list[Step]:
         """The steps of a run, first to last."""
         if num_inference_steps not in self._schedules:

@@ -1,0 +1,259 @@
+"""From files on disk to networks: pickles by tensors alone, kept as safetensors after the first load."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from streamfix.errors import ModelError
+from streamfix.models import File, Model, find, record, recorded, sha256_of
+from streamfix.restore.interlcm import networks
+from streamfix.restore.interlcm.options import Options
+from streamfix.restore.interlcm.pipeline import InterLCM
+from streamfix.restore.interlcm.visual_encoder import VisualEncoder
+
+_log = logging.getLogger(__name__)
+State = dict[str, Tensor]
+_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+"""Names of the VAE's attention in older files."""
+
+
+def load_networks(name: str, options: Options, *, device: torch.device, dtype: torch.dtype) -> InterLCM:
+    """The networks of a released model that these options need. Raises ModelError where a file is missing or does not fit."""
+    with _quiet():
+        from diffusers import AutoencoderKL, AutoencoderTiny, LCMScheduler, UNet2DConditionModel
+
+    files = {_role(f): f for f in find(name).files}
+    needed = [f for role, f in files.items() if _is_needed(role, options)]
+    tiny = {f.path.name: f for f in find("taesd").files} if options.vae == "tiny" else {}
+    require(find(name), needed)
+    if tiny:
+        require(find("taesd"), list(tiny.values()))
+
+    unet_config = read_json(files["unet/config.json"])
+    unet = build(UNet2DConditionModel, unet_config, state_of(files["unet/diffusion_pytorch_model.safetensors"]))
+    if tiny:
+        vae = build(
+            AutoencoderTiny, read_json(tiny["config.json"]), state_of(tiny["diffusion_pytorch_model.safetensors"])
+        )
+    else:
+        state = renamed(state_of(files["vae/diffusion_pytorch_model.safetensors"]))
+        vae = build(AutoencoderKL, read_json(files["vae/config.json"]), state)
+    spatial = visual = clip = None
+    if options.spatial:
+        with torch.device("meta"):
+            spatial = networks.spatial_encoder(unet_config)
+        fill(spatial, state_of(files["spatial_encoder"]), files["spatial_encoder"].path)
+    if options.prompt is None:
+        with torch.device("meta"):
+            visual = VisualEncoder()
+        fill(visual, state_of(files["visual_encoder"]), files["visual_encoder"].path)
+        clip = _clip(files)
+    for network in (unet, spatial, vae, visual, clip):
+        if network is not None:
+            nn.Module.to(network.eval().requires_grad_(False), device, dtype)  # diffusers' own `to` warns of nothing
+    for network in (unet, spatial, vae):  # before InterLCM, which holds the spatial encoder's weights twice
+        if network is not None:
+            network.to(memory_format=torch.channels_last)
+    scheduler = LCMScheduler.from_config(  # type: ignore[no-untyped-call]
+        read_json(files["scheduler/scheduler_config.json"])
+    )
+    return InterLCM(unet=unet, spatial_encoder=spatial, vae=vae, visual_encoder=visual, scheduler=scheduler, clip=clip)
+
+
+def digest_of(name: str) -> str:
+    """The sha256 of a model's spatial encoder, its largest file of its own; recorded where that was not done yet."""
+    file = next(f for f in find(name).files if _role(f) == "spatial_encoder")
+    path = file.path if file.path.is_file() or file.converted is None else file.converted
+    known = recorded(path.parent).get(file.path.name) or recorded(path.parent).get(path.name)
+    if known is None:
+        known = sha256_of(path)
+        try:
+            record(path, known)
+        except OSError:  # a folder that others look after
+            _log.warning("the sha256 of %s cannot be recorded in %s", path.name, path.parent)
+    return known
+
+
+def require(model: Model, files: list[File]) -> None:
+    """ModelError unless these files are here: which is missing, from where it comes, and how to place it."""
+    missing = [f for f in files if not f.present]
+    if not missing:
+        return
+    first = missing[0]
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    raise ModelError(
+        f"{model.name} lacks {first.path.name}{more}; run `streamfix models pull {model.name}`, or bring {first.url} by hand "
+        f"to {first.path} (`streamfix models pull {model.name} --from DIR` places a folder of such files)"
+    )
+
+
+def state_of(file: File) -> State:
+    """The tensors of a file; those of a pickle are kept in safetensors beside it, and read from there the next time."""
+    path, kept = file.path, file.converted
+    if kept is None:
+        return _safetensors(path)
+    if kept.is_file() and (not path.is_file() or _made_from(kept) == _stamp(path)):
+        return _safetensors(kept)
+    digest = sha256_of(path)
+    if recorded(path.parent).get(path.name, digest) != digest:
+        raise ModelError(
+            f"{path} is not the file that was pulled (its sha256 differs); pull the model again, with --from DIR to take "
+            "files of your own"
+        )
+    state = _unpickled(path)
+    part = kept.with_name(kept.name + ".part")
+    try:
+        record(path, digest)
+        save_file({k: v.contiguous() for k, v in state.items()}, part, metadata={"made_from": _stamp(path)})
+        shutil.copymode(path, part)
+        os.replace(part, kept)
+        record(kept, sha256_of(kept))
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        _log.warning("%s is read as a pickle every time: %s", path.name, error.strerror or error)
+    return state
+
+
+def _stamp(path: Path) -> str:
+    """Size and time of a file: a cheap sign that it was replaced."""
+    facts = path.stat()
+    return f"{facts.st_size} {facts.st_mtime_ns}"
+
+
+def _made_from(path: Path) -> str:
+    try:
+        with safe_open(path, framework="pt") as opened:
+            return str((opened.metadata() or {}).get("made_from", ""))
+    except (SafetensorError, OSError):
+        return ""  # broken: made again
+
+
+def _safetensors(path: Path) -> State:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"the weights {path} are corrupted; remove them and pull the model again") from error
+
+
+def _unpickled(path: Path) -> State:
+    """The tensors of a torch file, without running any code that it may hold; of CLIP the vision tower alone."""
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ModelError(
+            f"the weights {path} cannot be read as plain tensors; remove the file and pull the model again"
+        ) from error
+    state: Any = loaded
+    if isinstance(loaded, Mapping):
+        state = next((loaded[k] for k in ("params_ema", "params") if k in loaded), loaded)
+    if isinstance(state, Mapping):
+        if any(k.startswith("vision_model.") for k in state):
+            state = {k: v for k, v in state.items() if k.startswith("vision_model.") and not k.endswith("position_ids")}
+        if state and all(isinstance(v, Tensor) for v in state.values()):
+            return {str(k): v.detach().clone() for k, v in state.items()}
+    raise ModelError(f"{path} holds no weights as InterLCM publishes them (params_ema); pull the model again")
+
+
+def read_json(file: File) -> dict[str, Any]:
+    """A configuration; ModelError when it cannot be read."""
+    try:
+        content = json.loads(file.path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{file.path} is not a readable configuration; pull the model again") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file.path} is not a configuration; pull the model again")
+    return content
+
+
+def build(kind: Any, config: dict[str, Any], state: State) -> Any:
+    """A diffusers network of that configuration with these weights, without drawing random ones first."""
+    with torch.device("meta"):
+        network = kind.from_config(config)
+    fill(network, state, kind.__name__)
+    return network
+
+
+def fill(network: Any, state: State, what: Path | str) -> None:
+    """Give a network (on the meta device) its weights; ModelError unless every name and shape fits."""
+    wanted = network.state_dict()
+    wrong = [k for k, v in wanted.items() if k not in state or state[k].shape != v.shape]
+    wrong += [k for k in state if k not in wanted]
+    if wrong:
+        raise ModelError(
+            f"the weights {what} do not fit the network: {len(wrong)} tensors are missing, too many or of another shape, such "
+            f"as {wrong[0]}; pull the model again"
+        )
+    network.load_state_dict(state, assign=True)
+
+
+def renamed(state: State) -> State:
+    """A VAE's tensors by today's names and shapes."""
+    if not any(".attentions.0.query." in k for k in state):
+        return state
+    result = {}
+    for key, value in state.items():
+        for old, new in _ATTENTION.items():
+            if ".attentions." in key and old in key:
+                key = key.replace(old, new)
+                value = value.flatten(1) if value.ndim > 2 else value  # 1x1 convolutions were used at first
+        result[key] = value
+    return result
+
+
+def _clip(files: Mapping[str, File]) -> networks.ClipTokens:
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    folder = "clip-vit-base-patch16"
+    config = read_json(files[f"{folder}/config.json"])
+    tower = CLIPVisionModel(CLIPVisionConfig.from_dict(config.get("vision_config", config)))
+    if tower.config.hidden_act != "quick_gelu":
+        raise ModelError(f"InterLCM needs OpenAI's CLIP with quick_gelu, not with {tower.config.hidden_act}")
+    weights = files[f"{folder}/pytorch_model.bin"]
+    state = {k.removeprefix("vision_model."): v for k, v in state_of(weights).items()}
+    if hasattr(tower, "vision_model"):  # transformers before 5
+        state = {f"vision_model.{k}": v for k, v in state.items()}
+    fill(tower, state, weights.path)
+    return networks.ClipTokens(tower)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Transformers tells every import that torchvision is missing, which nothing here needs."""
+    from transformers.utils import logging
+
+    talk: Any = logging
+    before = talk.get_verbosity()
+    talk.set_verbosity_error()
+    try:
+        yield
+    finally:
+        talk.set_verbosity(before)
+
+
+def _role(file: File) -> str:
+    """What a file is for: "visual_encoder", "spatial_encoder", or such as "unet/config.json"."""
+    name = f"{file.path.parent.name}/{file.path.name}"
+    encoders = {f"InterLCM/{what}": what for what in ("visual_encoder", "spatial_encoder")}
+    return next((what for start, what in encoders.items() if name.startswith(start)), name)
+
+
+def _is_needed(role: str, options: Options) -> bool:
+    if role == "visual_encoder" or role.startswith("clip-"):
+        return options.prompt is None
+    if role == "spatial_encoder":
+        return options.spatial
+    return options.vae == "full" or not role.startswith("vae/")

@@ -1,0 +1,98 @@
+"""InterLCM behind the Restorer protocol: batches, shared noise, and what each published model does around the loop."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from streamfix.restore.base import check_crops, fast_bfloat16
+from streamfix.restore.color_fix import keep_grey
+from streamfix.restore.interlcm.checkpoint import digest_of, load_networks
+from streamfix.restore.interlcm.color import keep_published_grey
+from streamfix.restore.interlcm.options import Options
+from streamfix.restore.interlcm.pipeline import InterLCM, noises_needed
+from streamfix.restore.noise import shared_noise
+
+WHITE = 1.0 - 1.0 / 255.0
+"""From here a value in [-1, 1] is white, which is what the inpainting model is asked to fill."""
+
+
+class InterLCMRestorer:
+    """One of the four published models.
+
+    name: a key of `options.PUBLISHED`. model: the networks, or None to load the released ones. dtype: None picks bfloat16
+    where it is fast (half precision on GPUs without it), float32 else.
+    """
+
+    def __init__(
+        self,
+        name: str = "interlcm",
+        options: Options | None = None,
+        *,
+        model: InterLCM | None = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.name = name
+        self.options = (options or Options()).of(name)
+        self.sha256: str | None = None
+        self._prompt: Tensor | None = None
+        if self.options.prompt is not None:
+            from streamfix.restore.interlcm.text import embed_prompt
+
+            self._prompt = embed_prompt(self.options.prompt)
+        if model is None:
+            device = device or torch.device("cpu")
+            model = load_networks(name, self.options, device=device, dtype=dtype or _fast(device))
+            self.sha256 = digest_of(name)
+        self._model = model
+        self.device, self.dtype = model.device, model.dtype
+        if self.options.compile:
+            model.compile()
+        self._fresh = torch.Generator("cpu").manual_seed(self.options.seed)
+        self._shared: dict[tuple[int, ...], Tensor] = {}
+
+    @torch.no_grad()
+    def restore(self, crops: Tensor, noise: Tensor | None = None) -> Tensor:
+        """See Restorer. noise: (N, 1 or B, 4, 64, 64) with N as `noise_shape` says, or None for what the options say."""
+        check_crops(crops)
+        options, model = self.options, self._model
+        lq = crops.to(self.device, torch.float32)
+        embeds = model.visual(model.tokens(lq)) if self._prompt is None else self._prompt
+        assert options.steps is not None  # `of` has filled it in
+        restored = model.restore_from_embeds(
+            lq,
+            embeds,
+            self._noise(lq) if noise is None else noise,
+            num_inference_steps=options.steps + 1,
+            guidance_scale=options.guidance,
+            color_fix=options.color_fix,
+            start_step=options.start,
+        ).clamp_(-1, 1)
+        if options.grey == "published":
+            restored = keep_published_grey(restored, lq)
+        elif options.grey == "smooth":
+            restored = keep_grey(restored, lq)
+        if self.name == "interlcm-inpaint":  # what is not painted white stays as it is
+            restored = torch.where((lq >= WHITE).all(dim=1, keepdim=True), restored, lq.clamp(-1, 1))
+        return restored.to(crops.device)
+
+    def noise_shape(self, height: int = 512, width: int = 512) -> tuple[int, int, int, int, int]:
+        """Shape of the noise that all faces share: (N, 1, channels, h, w)."""
+        assert self.options.steps is not None
+        return (noises_needed(self.options.steps + 1, self.options.start), 1, *self._model.latent_shape(height, width))
+
+    def _noise(self, lq: Tensor) -> Tensor:
+        shape = self.noise_shape(lq.shape[2], lq.shape[3])
+        if self.options.noise == "fresh":  # as published: one draw for every face, and another the next time
+            fresh = (shape[0], lq.shape[0], *shape[2:])
+            return torch.randn(fresh, generator=self._fresh, dtype=torch.float32)
+        if shape not in self._shared:
+            self._shared[shape] = shared_noise(shape, seed=self.options.seed).to(self.device)
+        return self._shared[shape]
+
+
+def _fast(device: torch.device) -> torch.dtype:
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if device.type == "cpu" and fast_bfloat16() else torch.float32
