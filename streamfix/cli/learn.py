@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,18 +51,22 @@ def train_lite(
     gan: Annotated[float, typer.Option(help="Weight of the adversarial loss, e.g. 0.1.", min=0)] = 0.0,
     gan_start: Annotated[float, typer.Option(help="Share of the run after which it sets in.", min=0, max=1)] = 0.6,
     rate: Annotated[float, typer.Option(help="Highest learning rate.", min=0)] = 4e-4,
+    batch: Annotated[
+        int | None, typer.Option(help="Faces per step in every stage (2 to 8 on a CPU, 32 on a GPU).", min=1)
+    ] = None,
     seed: Annotated[int, typer.Option(help="One seed, one result.")] = 0,
     start: Annotated[Path | None, typer.Option(help="Begin from these weights (.safetensors).")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
     workers: Annotated[int, typer.Option(help="Processes that prepare data.", min=0)] = 1,
 ) -> None:
     """Train the embedded restorer, or go on training it."""
-    from streamfix.train.config import TrainConfig
+    from streamfix.train.config import STAGES, TrainConfig
     from streamfix.train.lite import train
 
     config = TrainConfig(
         data=data,
         run=run,
+        stages=tuple(replace(stage, batch=batch or stage.batch) for stage in STAGES),
         steps=steps,
         minutes=minutes,
         lpips_alex=lpips_alex,
@@ -214,6 +219,43 @@ def evaluate_video(
     _left_out(scores.missing)
     if strip is not None:
         save_strip(scores.strip, strip)
+
+
+@evaluate_app.command("clips")
+@told
+def evaluate_clips(
+    folder: Annotated[Path, typer.Argument(help="Folder of clean aligned faces.", metavar="DIR")],
+    model: Annotated[str, typer.Option(help="As for enhance; one that looks at the frame before.")] = "auto",
+    limit: Annotated[int, typer.Option(help="How many faces; each becomes a clip.", min=1)] = 24,
+    frames: Annotated[int, typer.Option(help="Length of a clip.", min=2)] = 12,
+    seed: Annotated[int, typer.Option(help="Of motion and degradation.")] = 0,
+    lpips: Lpips = None,
+    identity: Embedding = None,
+    identity_norm: Scaling = "arcface",
+    judge: Judges = None,
+) -> None:
+    """Make clips of moving faces, coded at a low bit rate, and restore them with and without the frame before."""
+    from streamfix.evaluate.clips import evaluate_clips as run
+    from streamfix.evaluate.metrics import Metrics
+    from streamfix.evaluate.tables import clips_tables
+    from streamfix.restore.base import load_restorer
+
+    metrics = Metrics.load(lpips=lpips or (), identity=identity, norm=identity_norm, judges=judge or ())
+    restorer = load_restorer(model)
+    with _bar() as bar:
+        task = bar.add_task("clips", total=None)
+        scores = run(
+            folder,
+            restorer,
+            metrics,
+            limit=limit,
+            frames=frames,
+            seed=seed,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    for table in clips_tables(scores):
+        _show(table)
+    _left_out(scores.missing)
 
 
 def _show(table: Sheet) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from streamfix.evaluate.clips import KINDS, ClipScores
 from streamfix.evaluate.faces import FaceScores
 
 FEWEST = 5
@@ -54,3 +55,18 @@ def group_table(scores: FaceScores, labels: Mapping[str, str], by: str, metric: 
         faces = str(sum(n for n, _, _ in groups.values() if n >= FEWEST))
         rows.append((f"worst / best ({FEWEST} faces and more)", faces, *spread))
     return Table(f"{metric} by {by}", (by, "faces", "input", "restored", "restored / input"), rows)
+
+
+def clips_tables(scores: ClipScores) -> list[Table]:
+    """One row per metric over the clips; and the error after another face in the same track."""
+    rows = []
+    for name, given in scores.means["input"].items():
+        alone, recurrent = (scores.means[kind][name] for kind in KINDS[1:])
+        ratio = recurrent / alone if alone else float("nan")
+        rows.append((name, f"{given:.4f}", f"{alone:.4f}", f"{recurrent:.4f}", f"{ratio:.3f}"))
+    columns = ("metric", *KINDS, "recurrent / frame by frame")
+    tables = [Table(f"{scores.clips} clips", columns, rows)]
+    if scores.cut:
+        cut = [(kind, *(f"{v:.3f}" for v in scores.cut[kind])) for kind in KINDS[1:]]
+        tables.append(Table("error after a cut, in 1/255", ("restorer", "first frame", "second frame"), cut))
+    return tables

@@ -105,7 +105,7 @@ def evaluate_video(
             scores.faces += 1
             truth, low, high = (cut_out(f, placement.matrix) for f in (frame, *pair))
             for which, image in enumerate((low, high)):
-                sums[which]["sharpness"].append(_gradient(image) / max(_gradient(truth), 1e-6))
+                sums[which]["sharpness"].append(gradient_energy(image) / max(gradient_energy(truth), 1e-6))
                 if frame.index % every == 0:
                     for name, value in metrics.compare(image, truth).items():
                         sums[which][name].append(value)
@@ -133,7 +133,7 @@ def evaluate_video(
     return scores
 
 
-def _gradient(image: Picture) -> float:
+def gradient_energy(image: Picture) -> float:
     """Mean gradient energy of the luma inside the face mask."""
     luma = image @ np.array([0.299, 0.587, 0.114], np.float32)
     dx, dy = np.diff(luma, axis=1)[:-1], np.diff(luma, axis=0)[:, :-1]

@@ -47,8 +47,8 @@ def video(frames: Sequence[Picture], rng: Rng) -> Clip:
     for back in range(count, 0, -1):  # before the first frame, which is drawn where it is
         shift = np.array([[1, 0, step[0] * back], [0, 1, step[1] * back]], np.float32)
         moved = cv2.warpAffine(frames[0], shift, (width, height), borderMode=cv2.BORDER_REFLECT_101)
-        clip.append(_bytes(np.asarray(moved, np.float32)))
-    clip += [_bytes(f) for f in frames]
+        clip.append(np.asarray(moved, np.float32))
+    clip += frames
     options: dict[str, str]
     if codec == "libx264":
         options = {"crf": str(rng.integers(22, 39)), "preset": "veryfast", "bf": "0"}
@@ -61,20 +61,21 @@ def video(frames: Sequence[Picture], rng: Rng) -> Clip:
     else:
         quantizer = str(rng.integers(3, 17))
         options = {"qmin": quantizer, "qmax": quantizer}
-    return _coded(clip, codec, {"threads": "1", **options})[count:]
+    return coded(clip, codec, options)[count:]
 
 
-def _coded(frames: Sequence[npt.NDArray[np.uint8]], codec: str, options: dict[str, str]) -> Clip:
+def coded(frames: Sequence[Picture], codec: str, options: dict[str, str]) -> Clip:
+    """The frames after an encoder (FFmpeg's name and options) in 4:2:0, one for one."""
     height, width = frames[0].shape[:2]
     even = (height + height % 2, width + width % 2)  # 4:2:0 has no odd sizes
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska") as out:
-        stream = out.add_stream(codec, rate=Fraction(25), options=options)
+        stream = out.add_stream(codec, rate=Fraction(25), options={"threads": "1", **options})
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = even
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        for rgb in frames:
-            padded = np.pad(rgb, ((0, even[0] - height), (0, even[1] - width), (0, 0)), mode="edge")
+        for frame in frames:
+            padded = np.pad(_bytes(frame), ((0, even[0] - height), (0, even[1] - width), (0, 0)), mode="edge")
             out.mux(stream.encode(av.VideoFrame.from_ndarray(padded, format="rgb24")))
         out.mux(stream.encode(None))
     buffer.seek(0)

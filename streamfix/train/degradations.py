@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamfix.media.color import BORDER_RGB
-from streamfix.train.codecs import Clip, Picture, Rng, jpeg, video
+from streamfix.train.codecs import Clip, Picture, Rng, coded, jpeg, video
 from streamfix.train.motion import Pose
 
 
@@ -191,6 +191,17 @@ def footage(frames: Sequence[Picture], rng: Rng) -> Clip:
         x = [jpeg(f, quality) for f in x]
     grow = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)[int(rng.integers(3))]
     return [_unit(cv2.resize(f, (width, height), interpolation=grow)) for f in x]
+
+
+def starved(frames: Sequence[Picture], rng: Rng) -> Clip:
+    """A face in a clip that was coded at too low a bit rate: a little blur, few pixels, noise, H.264."""
+    height, width = frames[0].shape[:2]
+    x = alike(lambda f, r: gaussian_blur(f, (0.5, 2.5), r), frames, rng)
+    factor = rng.uniform(2, 4)
+    x = [_float(cv2.resize(f, (int(width / factor), int(height / factor)), interpolation=cv2.INTER_AREA)) for f in x]
+    sigma, crf = rng.uniform(2, 6), int(rng.integers(28, 36))
+    x = coded([sensor_noise(f, sigma, rng) for f in x], "libx264", {"crf": str(crf), "preset": "veryfast", "bf": "0"})
+    return [_unit(cv2.resize(f, (width, height), interpolation=cv2.INTER_CUBIC)) for f in x]
 
 
 def greyscale(image: Picture) -> Picture:
