@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +16,10 @@ from streamfix.errors import ModelError
 from streamfix.models import embedded, weights_dir
 from streamfix.restore import base
 from streamfix.restore.base import Restorer, describe, fast_bfloat16, load_restorer, restore_images
-from streamfix.restore.lite.checkpoint import write_weights
+from streamfix.restore.lite.checkpoint import empty_net, write_weights
 from streamfix.restore.lite.network import LiteConfig, LiteNet, extend_inputs
+from streamfix.restore.lite.openvino_engine import available
+from streamfix.restore.lite.restorer import LiteRestorer
 from streamfix.restore.noise import shared_noise
 
 
@@ -28,9 +33,12 @@ def faces() -> list[np.ndarray]:
     return list((smooth + grain).clamp(0, 1).permute(0, 2, 3, 1).contiguous().numpy())
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+@pytest.fixture(scope="module", params=["float32", "bfloat16", "OpenVINO"])
 def lite(request: pytest.FixtureRequest) -> Restorer:
-    return load_restorer("lite", device="cpu", dtype=request.param)
+    if request.param == "OpenVINO" and not available():
+        pytest.skip("OpenVINO is not installed")
+    dtype = torch.bfloat16 if request.param == "bfloat16" else torch.float32
+    return LiteRestorer(dtype=dtype, openvino=request.param == "OpenVINO")
 
 
 def crops_of(faces: list[np.ndarray]) -> torch.Tensor:
@@ -174,7 +182,9 @@ def test_bfloat16_is_chosen_only_where_it_is_faster(
 
 
 def test_describe_names_what_runs() -> None:
-    assert describe(load_restorer("lite", device="cpu", dtype="float32")) == "lite on cpu, float32, channels_last"
+    assert describe(LiteRestorer(dtype=torch.float32, openvino=False)) == "lite on cpu, float32, channels_last"
+    engine = f"OpenVINO {importlib.metadata.version('openvino')}" if available() else "channels_last"
+    assert describe(load_restorer("lite", device="cpu", dtype="float32")) == f"lite on cpu, float32, {engine}"
     automatic = describe(load_restorer("auto", device="cpu"))
     assert automatic.startswith("lite on cpu, ")
     assert (fast_bfloat16() or "float32") in automatic
@@ -208,3 +218,18 @@ def test_a_batch_leaves_the_thread_settings_of_the_process_alone() -> None:
     late.join()
     assert torch.get_num_threads() == before
     assert seen[0][1] == before
+
+
+def test_loading_does_not_wake_the_compiler_of_torch() -> None:
+    script = (
+        "import sys, torch\nfrom streamfix.restore.base import load_restorer\nload_restorer('lite')\n"
+        "print([m for m in ('torch._dynamo', 'torch._inductor', 'openvino') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"  # each of them would take longer than the weights
+
+
+def test_an_empty_net_has_no_memory() -> None:
+    net = empty_net(LiteConfig())
+    assert all(p.is_meta for p in net.parameters())
+    assert net.state_dict().keys() == LiteNet().state_dict().keys()

@@ -158,7 +158,8 @@ def describe(restorer: Restorer) -> str:
     parts = [str(restorer.dtype).removeprefix("torch.")]
     if restorer.device.type == "cpu" and restorer.dtype is torch.bfloat16:
         parts[0] += f" ({fast_bfloat16() or 'emulated: slow'})"
-    return f"{restorer.name} on {restorer.device}, {parts[0]}, channels_last"
+    engine = getattr(restorer, "engine", "channels_last")
+    return f"{restorer.name} on {restorer.device}, {parts[0]}, {engine}"
 
 
 def fast_bfloat16() -> str | None:

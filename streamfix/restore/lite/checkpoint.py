@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from streamfix.errors import ModelError
 from streamfix.restore.lite.network import LiteConfig, LiteNet
@@ -26,6 +29,26 @@ def write_weights(path: Path, state: dict[str, Tensor], config: LiteConfig, fact
     os.replace(part, path)
 
 
+class _NoDraws(TorchFunctionMode):
+    """Leaves tensors as they are instead of filling them with random numbers.
+
+    On the meta device there is nothing to fill, but torch would import its compiler to find that out: a second.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def empty_net(config: LiteConfig) -> LiteNet:
+    """The network with neither memory nor values behind its weights, for load_state_dict(..., assign=True)."""
+    with torch.device("meta"), _NoDraws():
+        return LiteNet(config)
+
+
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], LiteConfig]:
     """Float32 state dict and network shape; ModelError when the file is missing, damaged or something else."""
     if not path.is_file():
@@ -39,8 +62,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], LiteConfig]:
     if metadata.get("format") != _FORMAT:
         raise ModelError(f"{path} does not hold weights of the lite restorer; train some with: streamfix train lite")
     config = LiteConfig.from_dict(json.loads(metadata["network"]))
-    with torch.device("meta"):
-        wanted = {key: value.shape for key, value in LiteNet(config).state_dict().items()}
+    wanted = {key: value.shape for key, value in empty_net(config).state_dict().items()}
     if wanted != {key: value.shape for key, value in state.items()}:
         raise ModelError(f"the weights {path} do not fit the lite network that they name; train or download them again")
     return state, config

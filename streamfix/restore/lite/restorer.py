@@ -12,8 +12,8 @@ from torch import Tensor
 from streamfix.models import embedded, sha256_of
 from streamfix.restore.base import check_crops, fast_bfloat16
 from streamfix.restore.color_fix import keep_grey
-from streamfix.restore.lite.checkpoint import read_checkpoint
-from streamfix.restore.lite.network import LiteNet
+from streamfix.restore.lite.checkpoint import empty_net, read_checkpoint
+from streamfix.restore.lite.openvino_engine import OpenVinoNet, available
 from streamfix.types import CROP_SIZE
 
 WEIGHTS = "lite.safetensors"
@@ -23,13 +23,19 @@ class LiteRestorer:
     """The small U-Net behind the Restorer protocol; takes no noise.
 
     path: a weight file, or None for the embedded one, whose sha256 is checked. dtype: None picks bfloat16 on CPUs with
-    instructions for it, half precision on GPUs, float32 else.
+    instructions for it, half precision on GPUs, float32 else. openvino: run float32 on a CPU through OpenVINO; None does
+    where it is installed. `engine` says what runs. It never depends on a measurement, so one machine gives one answer.
     """
 
     name = "lite"
 
     def __init__(
-        self, path: Path | None = None, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+        self,
+        path: Path | None = None,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        openvino: bool | None = None,
     ) -> None:
         file = embedded(WEIGHTS) if path is None else path
         self.device = device or torch.device("cpu")
@@ -42,15 +48,21 @@ class LiteRestorer:
         self._threads = torch.get_num_threads()
         state, config = read_checkpoint(file)
         self.sha256: str | None = sha256_of(file)
-        with torch.device("meta"):  # no random initialisation: loading takes a third of the time
-            net = LiteNet(config)
+        net = empty_net(config)
         net.load_state_dict(state, assign=True)
         net.eval().requires_grad_(False)
         with torch.no_grad():
             position = net.position(CROP_SIZE, CROP_SIZE)  # a constant for whole crops, computed once and in float32
             self._position = position.to(self.device, dtype).contiguous(memory_format=torch.channels_last)
         self.recurrent = config.in_channels > 3
-        self._net = net.to(self.device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._openvino: OpenVinoNet | None = None
+        if self.device.type == "cpu" and dtype is torch.float32 and (available() if openvino is None else openvino):
+            self._openvino = OpenVinoNet(net, position, self._threads)
+            self.engine = f"OpenVINO {self._openvino.version}"
+        else:
+            self.engine = "channels_last"
+            net = net.to(self.device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._net = net
 
     def restore(self, crops: Tensor, noise: Tensor | None = None) -> Tensor:
         """See Restorer; noise is ignored."""
@@ -71,7 +83,9 @@ class LiteRestorer:
         )
         assert x is not None
         threads = min(self._threads, x.shape[0])
-        if self.device.type == "cpu" and threads > 1:
+        if self._openvino is not None:
+            restored = self._openvino(x, y).clamp_(-1, 1)
+        elif self.device.type == "cpu" and threads > 1:
             # a face to a thread: operators that share all cores wait for each other at every layer, and stall whenever
             # decoding, detection or another program takes a core (measured: 1.5 to 3 times slower on a busy machine)
             with ThreadPoolExecutor(threads) as pool:

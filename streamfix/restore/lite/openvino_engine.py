@@ -1,0 +1,146 @@
+"""LiteNet on a CPU through OpenVINO, in float32: the answers of torch within 1e-4, in less time.
+
+The network that torch would run is converted in memory at the first call (about a second), whatever its inputs are: no
+second weight file, nothing on disk that could grow stale. Nothing is reported to anyone, see `_quietly`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import sys
+import threading
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from streamfix.errors import ModelError
+from streamfix.restore.lite.network import LiteNet
+from streamfix.types import CROP_SIZE
+
+
+def available() -> bool:
+    """Whether OpenVINO is installed and the processor one of the kind that it was measured on (x86-64)."""
+    return platform.machine().lower() in ("x86_64", "amd64") and importlib.util.find_spec("openvino") is not None
+
+
+class _Whole(nn.Module):
+    """LiteNet on whole crops, its position embedding a constant."""
+
+    def __init__(self, net: LiteNet, position: Tensor) -> None:
+        super().__init__()
+        self.net, self.position = net, position
+
+    def forward(self, crops: Tensor, previous: Tensor | None = None) -> Tensor:
+        answer: Tensor = self.net(crops, previous, position=self.position)
+        return answer
+
+
+class OpenVinoNet:
+    """LiteNet.forward for whole crops, one face to an inference, so that a face never depends on its neighbours.
+
+    net: float32, on the CPU. position: its embedding for whole crops. threads: of the CPU, to use at most.
+    """
+
+    def __init__(self, net: LiteNet, position: Tensor, threads: int) -> None:
+        self.version = importlib.metadata.version("openvino")
+        self._extra = net.config.in_channels - 3
+        self._whole = _Whole(net, position).eval()
+        self._threads = threads
+        self._model: Any = None
+        self._decoder: Any = None
+        self._requests: dict[int, list[Any]] = {}
+        self._lock = threading.Lock()  # a request serves one caller at a time
+
+    def __call__(self, crops: Tensor, previous: Tensor | None) -> Tensor:
+        """Restore: float32 (B, 3, 512, 512), and the crops before or None, to float32 of the same shape.
+
+        Raises ModelError when this OpenVINO cannot take the network.
+        """
+        faces = [_rows(crops)]
+        if self._extra:
+            faces.append(np.zeros_like(faces[0]) if previous is None else _rows(previous))
+        with self._lock:
+            return torch.from_numpy(np.concatenate(self._answers(list(zip(*faces, strict=True)))))
+
+    def _answers(self, faces: Sequence[tuple[np.ndarray[Any, Any], ...]]) -> list[np.ndarray[Any, Any]]:
+        # as many faces at a time as there are threads, each with its share of them: threads that work on one face wait
+        # for each other at every layer
+        streams = min(self._threads, len(faces))
+        requests = self._requests.get(streams) or self._compile(streams)
+        answers = []
+        for start in range(0, len(faces), streams):
+            part = list(zip(requests, faces[start : start + streams], strict=False))
+            for request, inputs in part:
+                request.start_async([i[None] for i in inputs])
+            for request, _ in part:
+                request.wait()
+                answers.append(np.array(request.get_output_tensor().data))
+        return answers
+
+    def _compile(self, streams: int) -> list[Any]:
+        openvino = _quietly()
+        try:
+            if self._model is None:
+                self._model = self._convert()
+            settings = {
+                "INFERENCE_PRECISION_HINT": "f32",
+                "NUM_STREAMS": str(streams),
+                "INFERENCE_NUM_THREADS": str(self._threads),
+            }
+            compiled = openvino.Core().compile_model(self._model, "CPU", settings)
+        except RuntimeError as error:  # also its own exceptions
+            first = str(error).strip().splitlines()[0]
+            raise ModelError(
+                f"OpenVINO {self.version} does not take the lite network ({first}); "
+                "install another version, or none: torch is used then"
+            ) from error
+        self._requests[streams] = [compiled.create_infer_request() for _ in range(streams)]
+        return self._requests[streams]
+
+    def _convert(self) -> Any:
+        from openvino.frontend import FrontEndManager
+        from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+        example = tuple(torch.zeros(1, c, CROP_SIZE, CROP_SIZE) for c in (3, self._extra) if c)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # one pass over one face: it stalls for a second where another program takes a core
+        try:
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore")  # tracing fixes shapes, which is what is wanted here
+                traced = torch.jit.trace(self._whole, example, check_trace=False)  # type: ignore[no-untyped-call]
+        finally:
+            torch.set_num_threads(threads)
+        self._decoder = TorchScriptPythonDecoder(traced)  # the model looks its weights up in there
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        model = frontend.convert(frontend.load(self._decoder))
+        model.reshape({port: tuple(x.shape) for port, x in zip(model.inputs, example, strict=True)})
+        return model
+
+
+def _quietly() -> Any:
+    """The package openvino, imported without a word to the outside.
+
+    Importing it would send an event to an analytics service and write into the home folder; where its package for that
+    cannot be imported it does neither. Its `convert_model`, which reports too, is not used here.
+    """
+    blocked = "openvino_telemetry" not in sys.modules
+    if blocked:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # the documented way to hide a module
+    try:
+        import openvino
+    except ImportError as error:
+        raise ModelError(f"OpenVINO is installed but cannot be loaded ({error}); install it again, or not") from error
+    finally:
+        if blocked:
+            del sys.modules["openvino_telemetry"]
+    return openvino
+
+
+def _rows(crops: Tensor) -> np.ndarray[Any, Any]:
+    return np.asarray(crops.contiguous().numpy())
