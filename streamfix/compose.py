@@ -26,13 +26,20 @@ def face_mask() -> npt.NDArray[np.float32]:
     return mask
 
 
-def compose(frame: Frame, crop: Crop, restored: npt.NDArray[np.float32]) -> Frame:
+def compose(
+    frame: Frame, crop: Crop, restored: npt.NDArray[np.float32], *, weight: npt.NDArray[np.float32] | None = None
+) -> Frame:
     """Lay one restored crop (float32 (512, 512, 3), RGB in [0, 1]) back at the strength of its placement.
 
-    Strength 0 leaves every sample of the frame as it was.
+    weight: float32 (512, 512) in [0, 1], how much of it to use where; None is 1 everywhere. Strength 0 leaves every
+    sample of the frame as it was.
     """
     strength = crop.placement.strength
     if strength <= 0.0:
         return frame
     mask = face_mask() * np.float32(min(strength, 1.0))
+    if weight is not None:
+        mask = mask * weight
+        if not mask.any():
+            return frame
     return lay_back(frame, restored=restored, crop=crop.image, mask=mask, matrix=crop.placement.matrix)

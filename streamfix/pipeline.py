@@ -23,7 +23,7 @@ from streamfix import __version__
 from streamfix.compose import compose
 from streamfix.errors import UsageError
 from streamfix.faces import CutDetector, Detected, follow
-from streamfix.faces.align import fit_similarity
+from streamfix.faces.align import fit_similarity, frontal
 from streamfix.faces.detect import Detector, detect_upright, load_detector
 from streamfix.faces.select import Selector, parse_select
 from streamfix.media.color import copy_picture, cut_out, side_by_side, to_rgb
@@ -31,6 +31,7 @@ from streamfix.media.sink import open_sink
 from streamfix.media.source import Source, open_source
 from streamfix.restore.base import RecurrentRestorer, Restorer, load_restorer, restore_images
 from streamfix.restore.recurrence import Recurrence
+from streamfix.restraint import restrain
 from streamfix.types import Crop, Frame, Placement
 
 T = TypeVar("T")
@@ -116,7 +117,8 @@ class Pipeline:
     restorer, detector: as `load_restorer` and `load_detector` give them. select: which tracks to restore, None for all.
     strength: 0 (input) .. 1 (restored). lookahead: frames of delay that smoothing and fades may use; 0 for pictures that
     have nothing to do with each other. batch_size: crops restored in one call, over several frames and faces. recurrent:
-    let a restorer that can see its answer to the frame before; its calls hold the faces of one frame then.
+    let a restorer that can see its answer to the frame before; its calls hold the faces of one frame then. protect: leave
+    faces that are sharp already, and what covers a face, as they are (see restraint.py).
     """
 
     def __init__(
@@ -129,11 +131,13 @@ class Pipeline:
         lookahead: int = 12,
         batch_size: int = 4,
         recurrent: bool = True,
+        protect: bool = True,
     ) -> None:
         if not 0.0 <= strength <= 1.0:
             raise UsageError(f"strength must lie between 0 (input) and 1 (restored), not {strength:g}")
         self.restorer, self.detector, self.select = restorer, detector, select
         self.strength, self.lookahead, self.batch_size = strength, lookahead, batch_size
+        self.protect = protect
         self.recurrent = recurrent and isinstance(restorer, RecurrentRestorer) and restorer.recurrent
 
     def detect(self, frames: Iterable[Frame]) -> Iterator[Detected]:
@@ -154,7 +158,12 @@ class Pipeline:
         ids = count()
         for found in detected:
             placements = [
-                Placement(track_id=next(ids), matrix=fit_similarity(f.landmarks), strength=self.strength, face=f)
+                Placement(
+                    track_id=next(ids),
+                    matrix=fit_similarity(f.landmarks),
+                    strength=self.strength * frontal(f.landmarks),
+                    face=f,
+                )
                 for f in found.faces
                 if f.score >= STILL_SCORE
             ]
@@ -218,7 +227,8 @@ class Pipeline:
             before = copy_picture(frame.picture) if compare else None
             out = frame
             for crop, image in sorted(pairs, key=lambda pair: -_scale(pair[0].placement.matrix)):
-                out = compose(out, crop, image)
+                weight = restrain(crop.image, image).weight if self.protect else None
+                out = compose(out, crop, image, weight=weight)
             if before is not None:
                 out = replace(out, picture=side_by_side(before, out.picture, rotation=frame.rotation))
             if report is not None:
@@ -265,6 +275,7 @@ def load_pipeline(
     lookahead: int = 12,
     batch_size: int = 4,
     recurrent: bool = True,
+    protect: bool = True,
 ) -> Pipeline:
     """Load restorer and detector by name, once for many files. Raises ModelError or UsageError."""
     finder = load_detector(detector)
@@ -276,6 +287,7 @@ def load_pipeline(
         lookahead=lookahead,
         batch_size=batch_size,
         recurrent=recurrent,
+        protect=protect,
     )
 
 

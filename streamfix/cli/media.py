@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from streamfix.cli import interlcm
 from streamfix.cli.common import err, job_progress, out, plain, seconds, told
 from streamfix.errors import OutputError, StreamfixError, UsageError
 
@@ -26,7 +27,12 @@ def enhance(
             "-o", "--output", help="A file; a folder, for several inputs or without a suffix.", metavar="PATH"
         ),
     ],
-    model: Annotated[str, typer.Option(help="Restorer: auto, lite, passthrough, or a weight file.")] = "auto",
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Restorer: auto, lite, interlcm, interlcm-1step, interlcm-colorize, interlcm-inpaint, or a weight file."
+        ),
+    ] = "auto",
     detector: Annotated[
         str, typer.Option(help="auto, retinaface, insightface, insightface:PACK or insightface:DIRECTORY.")
     ] = "auto",
@@ -35,6 +41,9 @@ def enhance(
     min_size: Annotated[float, typer.Option(help="Leave faces smaller than this many source pixels.", min=0)] = 0.0,
     strength: Annotated[float, typer.Option(help="0 is the input, 1 the restored face.", min=0, max=1)] = 1.0,
     recurrent: Annotated[bool, typer.Option(help="Guide each face by the frame before, where the model can.")] = True,
+    protect: Annotated[
+        bool, typer.Option(help="Leave sharp faces, and hands and the like before a face, as they are.")
+    ] = True,
     start: Annotated[str | None, typer.Option(help="Begin here: seconds or hours:minutes:seconds.")] = None,
     end: Annotated[str | None, typer.Option(help="End before this time, written likewise.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Write input and output side by side.")] = False,
@@ -47,11 +56,44 @@ def enhance(
         list[str] | None, typer.Option(help="Leave out audio, subtitles, data, attachments, or a stream by number.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
+    aligned: interlcm.Aligned = False,
+    mask: interlcm.Mask = None,
+    upscale: interlcm.Upscale = 1.0,
+    background: interlcm.Background = "lanczos",
+    steps: interlcm.Steps = None,
+    start_step: interlcm.StartStep = None,
+    guidance: interlcm.Guidance = None,
+    color_fix: interlcm.ColorFix = None,
+    noise: interlcm.Noise = None,
+    seed: interlcm.Seed = None,
+    vae: interlcm.Vae = None,
+    visual: interlcm.Visual = None,
+    spatial: interlcm.Spatial = None,
+    grey: interlcm.Grey = None,
+    dtype: interlcm.Dtype = None,
+    compile_: interlcm.Compile = None,
+    prompt: interlcm.Prompt = None,
 ) -> None:
     """Restore the faces of videos and images."""
     from streamfix.pipeline import enhance as run
     from streamfix.pipeline import load_pipeline
 
+    model = interlcm.spec(
+        model,
+        steps=steps,
+        start_step=start_step,
+        guidance=guidance,
+        color_fix=color_fix,
+        noise=noise,
+        seed=seed,
+        vae=vae,
+        visual=visual,
+        spatial=spatial,
+        grey=grey,
+        dtype=dtype,
+        compile=compile_,
+        prompt=prompt,
+    )
     jobs, folder = plan(inputs, output)
     begin, stop = seconds(start), seconds(end)
     pipeline = load_pipeline(
@@ -62,11 +104,14 @@ def enhance(
         min_size=min_size,
         strength=strength,
         recurrent=recurrent,
+        protect=protect,
     )
+    pipeline = interlcm.shaped(pipeline, aligned=aligned, mask=mask, upscale=upscale, background=background)
     failures: list[tuple[Path, StreamfixError]] = []
     with made(folder):
         for source, target in jobs:
             try:
+                interlcm.paint(pipeline, mask, source)
                 with job_progress(source, begin, stop) as show:
                     report = run(
                         source,

@@ -128,3 +128,32 @@ def wrapped(angle: float) -> float:
     """The same direction within (-pi, pi]; zero stays exactly zero."""
     turned = math.remainder(angle, math.tau)
     return math.pi if turned == -math.pi else turned
+
+
+YAW_RAMP = (52.0, 75.0)
+"""Degrees up to which a turned face is restored in full, and from which on it is left: the template is frontal."""
+
+
+def yaw(landmarks: npt.NDArray[np.float32]) -> float:
+    """How far a face is turned from frontal, degrees, 0 to 90, from where the nose lies between the eyes.
+
+    landmarks: (5, 2) as in Face. Seen from far away, the distance of the eyes shrinks with the cosine and the tip of
+    the nose, half of that distance in front of them, moves with the sine.
+    """
+    left, right, nose = (landmarks[i].astype(np.float64) for i in range(3))
+    eyes = right - left
+    across = float(eyes @ eyes)
+    if across <= 1e-6:
+        return 90.0
+    return math.degrees(math.atan(abs(2 * float((nose - (left + right) / 2) @ eyes) / across)))
+
+
+def frontal(landmarks: npt.NDArray[np.float32]) -> float:
+    """Share of the strength that a face keeps for not being turned away, 0..1."""
+    return 1 - ramp(yaw(landmarks), *YAW_RAMP)
+
+
+def ramp(value: float, low: float, high: float) -> float:
+    """0 up to `low`, 1 from `high` on, smooth between."""
+    share = min(max((value - low) / (high - low), 0.0), 1.0)
+    return share * share * (3 - 2 * share)

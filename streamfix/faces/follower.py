@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from streamfix.errors import UsageError
+from streamfix.faces.align import frontal, ramp
 from streamfix.faces.select import Selector
 from streamfix.faces.smooth import WINDOW, smooth
 from streamfix.faces.track import MAX_GAP, Hit, Track, Tracker
@@ -184,11 +185,6 @@ def _quality(hits: dict[int, Hit], track: Track, position: int) -> float:
     seen = np.array([p in hits for p in places])
     sizes = np.array([hits[p].sample.size if p in hits else 0.0 for p in places])
     total = float((weights * seen).sum())
-    size = float((weights * sizes).sum()) / total if total > 0 else 0.0
-    return ramp(float(weights @ scores / weights.sum()), *SCORE_RAMP) * ramp(size, *SIZE_RAMP)
-
-
-def ramp(value: float, low: float, high: float) -> float:
-    """0 up to `low`, 1 from `high` on, smooth between."""
-    share = min(max((value - low) / (high - low), 0.0), 1.0)
-    return share * share * (3 - 2 * share)
+    turned = np.array([frontal(hits[p].face.landmarks) if p in hits else 0.0 for p in places])
+    size, facing = (float((weights * v).sum()) / total if total > 0 else 0.0 for v in (sizes, turned))
+    return ramp(float(weights @ scores / weights.sum()), *SCORE_RAMP) * ramp(size, *SIZE_RAMP) * facing

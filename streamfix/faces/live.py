@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from streamfix.errors import UsageError
+from streamfix.faces.align import ramp
 from streamfix.faces.flow import Grey, carry, working
-from streamfix.faces.follower import SCORE_RAMP, SIZE_RAMP, ramp
+from streamfix.faces.follower import SCORE_RAMP, SIZE_RAMP
 from streamfix.faces.one_euro import SimilarityFilter
 from streamfix.faces.select import Selector
 from streamfix.faces.track import MAX_GAP, Tracker

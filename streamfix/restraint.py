@@ -1,0 +1,94 @@
+"""Do no harm: where a restored face should give way to what was there.
+
+Two things are read off the pair of crops itself. A face that the restorer hardly changes in its details was sharp
+already: it is left alone. A place where both differ at the scale of features, not of details, is something that the
+restorer did not take for what it is (a hand, a microphone, a lock of hair, a frame of glasses): the input wins there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from streamfix._cv2 import cv2
+from streamfix.compose import face_mask
+
+Picture = npt.NDArray[np.float32]
+
+SHARP = (0.28, 0.5)
+"""Relative change in fine detail up to which a face is left alone, and from which it is restored in full. Clean sharp
+clips lie at 0.2 to 0.33, the least degraded ones at 0.6 and above."""
+COVERED = (22.0, 45.0)
+"""Difference at the scale of features, in 1/255, at which the input begins to win, and from which it has won. The
+change that restoration owes to even heavy degradations stays below 20."""
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_FINE = (1.0, 2.0)
+_FEATURE = 10.0
+_STEP = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Restraint:
+    """What to use of a restored crop.
+
+    sharp: 0 (left alone) .. 1 (restored in full), for the whole face. weight: float32 (512, 512) in [0, 1], for every
+    pixel of the crop: sharp times what cover leaves.
+    """
+
+    sharp: float
+    weight: Picture
+
+    @property
+    def covered(self) -> float:
+        """Share of the face that is covered, 0..1."""
+        if self.sharp <= 0:
+            return 0.0
+        return float(1 - (self.weight * face_mask()).sum() / (self.sharp * face_mask().sum()))
+
+
+def restrain(crop: Picture, restored: Picture) -> Restraint:
+    """How much of a restored crop to use.
+
+    crop, restored: float32 (512, 512, 3), RGB in [0, 1]: what the restorer was given and what it gave. A function of
+    the two alone, and a continuous one, so that nothing pops and equal frames are treated alike.
+    """
+    before, after = (_fine(p @ _LUMA) for p in (crop, restored))
+    weight = face_mask()
+    change = float((np.square(after - before) * weight).sum())
+    present = float((np.square(after) * weight).sum())
+    sharp = float(_ramp(np.sqrt(change / max(present, 1e-9)), *SHARP))
+    return Restraint(sharp, np.float32(sharp) * _uncovered(crop, restored))
+
+
+def _fine(luma: Picture) -> Picture:
+    low, high = (cv2.GaussianBlur(luma, (0, 0), sigma) for sigma in _FINE)
+    return np.asarray(low - high, np.float32)
+
+
+def _uncovered(crop: Picture, restored: Picture) -> Picture:
+    side = crop.shape[0] // _STEP  # the scale of features needs no finer grid
+    small = cv2.resize(restored - crop, (side, side), interpolation=cv2.INTER_AREA)
+    difference = np.abs(cv2.GaussianBlur(small, (0, 0), _FEATURE / _STEP)).max(axis=2) * 255
+    open_ = 1 - _ramp(difference, *COVERED)
+    if bool((open_ == 1).all()):
+        return _ones()
+    # what covers is larger than where it differs most: its rim looks like skin
+    grown = cv2.GaussianBlur(cv2.erode(np.asarray(open_, np.float32), np.ones((5, 5), np.uint8)), (0, 0), 2)
+    return np.asarray(cv2.resize(grown, crop.shape[1::-1], interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+@cache
+def _ones() -> Picture:
+    ones = np.ones(face_mask().shape, np.float32)
+    ones.setflags(write=False)
+    return ones
+
+
+def _ramp(value: npt.ArrayLike, low: float, high: float) -> npt.NDArray[np.float64]:
+    """0 up to `low`, 1 from `high` on, smooth between."""
+    t = np.clip((np.asarray(value, np.float64) - low) / (high - low), 0, 1)
+    return np.asarray(t * t * (3 - 2 * t), np.float64)
