@@ -15,7 +15,9 @@ import typer
 
 from streamfix import __version__
 from streamfix.cli.common import out, show_warnings
+from streamfix.cli.interlcm import compare_params
 from streamfix.cli.learn import evaluate_app, train_app
+from streamfix.cli.live import live
 from streamfix.cli.machine import doctor, models_app
 from streamfix.cli.media import enhance, inspect
 
@@ -28,6 +30,8 @@ app = typer.Typer(
 )
 app.command()(enhance)
 app.command()(inspect)
+app.command()(live)
+app.command()(compare_params)
 app.add_typer(models_app, name="models")
 app.command()(doctor)
 app.add_typer(train_app, name="train")

@@ -11,6 +11,7 @@ ROOM = 0.65
 """Share that the next better plan may fill to be tried: between the two nothing changes."""
 PATIENCE = 2.0
 """Seconds between two changes for the better; a change for the worse waits half as long."""
+_SAVES = 0.98
 SLOWEST = 1 / 15
 """Seconds a frame: sources slower than this are not granted more time than it, for the sake of latency."""
 
@@ -105,7 +106,7 @@ class Governor:
         rung = LADDER.index(self.plan)
         cost = costs.of(self.plan, overlap=self._overlap)
         if cost is not None and cost > FULL * budget:
-            if rung + 1 < len(LADDER) and now - self._changed >= PATIENCE / 2:
+            if self._cheaper(rung, costs, cost) and now - self._changed >= PATIENCE / 2:
                 # a plan that had to be left at once is tried again later and later
                 self._penalty[rung] = min(2 * self._penalty.get(rung, PATIENCE), 60.0)
                 self._take(rung + 1, now)
@@ -114,6 +115,15 @@ class Governor:
             if better is not None and better <= ROOM * budget:
                 self._take(rung - 1, now)
         return self.plan
+
+    def _cheaper(self, rung: int, costs: Costs, cost: float) -> bool:
+        """Whether the next plan would save anything: to leave out faces that are not there does not."""
+        after = costs.of(LADDER[rung + 1], overlap=self._overlap) if rung + 1 < len(LADDER) else cost
+        return (
+            after is None
+            or after < _SAVES * cost
+            or (rung + 1 < len(LADDER) and not LADDER[rung + 1].fresh and self.plan.fresh)
+        )
 
     def _take(self, rung: int, now: float) -> None:
         self.plan, self._changed = LADDER[rung], now

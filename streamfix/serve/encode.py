@@ -1,0 +1,102 @@
+"""Our own encoders for outgoing video: any bitrate, key frames on demand, no waiting.
+
+aiortc's encoders are capped (H.264 at 3 Mb/s, VP8 at 1.5 Mb/s) by constants in its modules. Its sender also takes packets that are
+encoded already, from a track whose `recv` gives `av.Packet`: that public way is used here, so one encoder may serve many viewers.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any, Literal
+
+import av
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import PictureType
+
+from streamfix.media.color import copy_picture
+from streamfix.serve.figures import Clock
+
+Codec = Literal["H264", "VP8"]
+CLOCK_RATE = 90_000
+TIME_BASE = Fraction(1, CLOCK_RATE)
+LOWEST_BITRATE = 150_000
+_BITS_A_PIXEL = 0.25
+_FRAME_RATE = 30
+_KEY_SECONDS = 2
+_LEAST_CHANGE = 0.1
+_VP8_LEAST_CHANGE = 0.25
+_VP8_PATIENCE = 3.0
+
+_OPTIONS = {
+    "H264": {"preset": "superfast", "tune": "zerolatency", "forced-idr": "1"},
+    "VP8": {
+        "deadline": "realtime",
+        "cpu-used": "-8",
+        "lag-in-frames": "0",
+        "error-resilient": "1",
+        "static-thresh": "1",
+        "undershoot-pct": "95",
+        "overshoot-pct": "15",
+    },
+}
+_LIBRARY = {"H264": "libx264", "VP8": "libvpx"}
+
+
+def useful_bitrate(width: int, height: int) -> int:
+    """Bits a second beyond which a picture of that size gains nothing to speak of."""
+    return int(_BITS_A_PIXEL * width * height * _FRAME_RATE)
+
+
+class VideoEncoder:
+    """Pictures in, packets out, one for one. bitrate: bits a second, may be set at any time."""
+
+    def __init__(self, codec: Codec, *, bitrate: int, clock: Clock) -> None:
+        self.codec, self.bitrate = codec, bitrate
+        self._clock = clock
+        self._context: VideoCodecContext | None = None
+        self._begun = 0.0
+        self._last_pts = -1
+
+    def encode(self, picture: av.VideoFrame, *, pts: int, key: bool = False) -> list[av.Packet[Any]]:
+        """Packets of one picture. pts: in ticks of 1/90000 s. key: make it one from which a viewer can begin."""
+        if picture.format.name != "yuv420p":
+            picture = picture.reformat(format="yuv420p")
+        elif picture.width % 2 or picture.height % 2:
+            picture = copy_picture(picture)
+        context = self._ready(picture.width, picture.height)
+        # a picture may go to several encoders: the kind of frame and the time are set anew by each
+        picture.pts, picture.time_base = max(pts, self._last_pts + 1), TIME_BASE
+        self._last_pts = picture.pts
+        picture.pict_type = PictureType.I if key else PictureType.NONE
+        return list(context.encode(picture))
+
+    def _ready(self, width: int, height: int) -> VideoCodecContext:
+        context = self._context
+        if context is not None and (context.width, context.height) == (width, height):
+            change = abs(self.bitrate - (context.bit_rate or 0)) / max(context.bit_rate or 1, 1)
+            if self.codec == "H264":
+                if change > _LEAST_CHANGE:
+                    context.bit_rate = self.bitrate  # x264 takes it in its stride
+                return context
+            if change <= _VP8_LEAST_CHANGE or self._clock() - self._begun < _VP8_PATIENCE:
+                return context  # libvpx needs a new encoder, and that is a key frame
+        self._context = self._open(width, height)
+        self._begun = self._clock()
+        return self._context
+
+    def _open(self, width: int, height: int) -> VideoCodecContext:
+        context = av.CodecContext.create(_LIBRARY[self.codec], "w")
+        assert isinstance(context, VideoCodecContext)
+        context.width, context.height, context.pix_fmt = width, height, "yuv420p"
+        context.time_base, context.framerate = TIME_BASE, Fraction(_FRAME_RATE)
+        context.bit_rate = self.bitrate
+        context.gop_size = _KEY_SECONDS * _FRAME_RATE
+        context.thread_count = 1
+        context.options = dict(_OPTIONS[self.codec])
+        if self.codec == "H264":
+            context.profile = "Baseline"
+            context.max_b_frames = 0
+        else:
+            rate = str(self.bitrate)
+            context.options |= {"minrate": rate, "maxrate": rate, "bufsize": str(self.bitrate // 2)}
+        return context

@@ -1,0 +1,94 @@
+"""From options to a running server, and its orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import ssl
+from collections.abc import Callable
+
+from aiohttp import web
+
+from streamfix.errors import OutputError
+from streamfix.faces.detect import load_detector
+from streamfix.faces.select import parse_select
+from streamfix.restore.base import load_restorer
+from streamfix.serve.config import ServeConfig
+from streamfix.serve.engine import FACES, Engine, Models, Settings
+from streamfix.serve.figures import Figures
+from streamfix.serve.server import LiveServer
+from streamfix.serve.source import LiveInput
+
+_log = logging.getLogger(__name__)
+
+
+def load_server(
+    config: ServeConfig,
+    *,
+    model: str = "auto",
+    detector: str = "auto",
+    device: str = "auto",
+    faces: str = "all",
+    min_size: float = 0.0,
+    strength: float = 1.0,
+    threads: int | None = None,
+) -> LiveServer:
+    """Load the models and make the server. The options are those of `enhance`. Raises a StreamfixError."""
+    restorer = load_restorer(model, device=device, threads=threads)
+    models = Models({restorer.name: restorer, "passthrough": load_restorer("passthrough")})
+    finder = load_detector(detector, threads=1)
+    settings = Settings(strength=strength, model=models.names[0], faces=faces)
+    fixed = None if faces in FACES and min_size == 0 else parse_select(faces, finder, min_size=min_size)
+
+    def make_engine(figures: Figures) -> Engine:
+        # one core searches, or two streams would trip over each other's threads
+        return Engine(
+            models=models,
+            detector=load_detector(detector, threads=1),
+            settings=settings,
+            figures=figures,
+            select=fixed,
+        )
+
+    return LiveServer(config, make_engine, models=models.names, choose_faces=fixed is None)
+
+
+async def serve(
+    server: LiveServer,
+    *,
+    source: str | None = None,
+    tls: ssl.SSLContext | None = None,
+    ready: Callable[[int], None] = lambda _port: None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM, or until `stop` is set. source: as `LiveInput` takes it. ready: called with the port."""
+    config, loop = server.config, asyncio.get_running_loop()
+    ended = stop or asyncio.Event()
+    reader = server.read(source) if source is not None else None
+    runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=5.0)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, config.host, config.port, ssl_context=tls)
+        try:
+            await site.start()
+        except OSError as error:
+            raise OutputError(
+                f"port {config.port} of {config.host} cannot be taken ({error.strerror or error}); choose another --port"
+            ) from error
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt instead
+                loop.add_signal_handler(number, ended.set)
+        if reader is not None:
+            reader.start()
+        ready(int(runner.addresses[0][1]))
+        await ended.wait()
+        _log.info("going down: saying good-bye to %d sessions", len(server.sessions))
+    finally:
+        if reader is not None:
+            await loop.run_in_executor(None, reader.stop)
+        await runner.cleanup()
+
+
+__all__ = ["LiveInput", "load_server", "serve"]
