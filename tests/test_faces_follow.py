@@ -285,6 +285,28 @@ def test_strength_never_pops(present, lookahead):
                 assert track[i].strength <= slope + 1e-9
 
 
+@pytest.mark.parametrize("fps", [8, 10, 25, 60])
+def test_a_detector_that_misses_a_fifth_of_the_frames_makes_nothing_pop(fps):
+    for seed in range(6):
+        seen = np.random.default_rng(seed).random(120) >= 0.2
+        frames = placed(scene([[face(200 + i, 200)] if p else [] for i, p in enumerate(seen)], fps=fps))
+        tracks = by_id(frames)
+        assert len(tracks) == 1
+        (track,) = tracks.values()
+        steps = np.abs(np.diff(strengths(track)))
+        assert steps.max() <= 0.2 + 1e-9
+        assert np.mean(strengths(track)) > 0.9
+        assert sorted(track) == list(range(min(track), max(track) + 1))
+
+
+@pytest.mark.parametrize("fps", [4, 10])
+def test_fades_take_five_frames_at_least(fps):
+    frames = placed(scene([[face(200, 200)] if 20 <= i < 60 else [] for i in range(90)], fps=fps))
+    (track,) = by_id(frames).values()
+    assert np.abs(np.diff(strengths(track))).max() <= 0.2 + 1e-9
+    assert strengths(track)[[0, -1]].max() < 1e-9
+
+
 def test_small_and_doubtful_faces_are_restored_less():
     def steady(**options):
         return placed(scene([[face(200, 200, **options)]] * 5 + [[face(200, 200, **options)]] * 30))[20][0].strength

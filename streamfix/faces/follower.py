@@ -19,6 +19,8 @@ SCORE_RAMP = (0.35, 0.6)
 """Mean score of a face over its neighbourhood at which restoration begins, and from which it is full."""
 SIZE_RAMP = (10.0, 18.0)
 """The same for the face's size in source pixels: below it nothing is there to restore from."""
+MOST_STEP = 0.2
+"""Of the strength from frame to frame: fades take longer than asked for where frames are rare."""
 _SCORE_FRAMES = 3.0
 _LEAST_TICK = 1e-3
 
@@ -36,6 +38,18 @@ class Detected:
 class _Waiting:
     frame: Frame
     time: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Moment:
+    """The frame that is placed: its time, how far ahead of it is known, and seconds per frame and per fade."""
+
+    time: float
+    ahead: float
+    newest: int
+    elapsed: float
+    tick: float
+    fade: float
 
 
 class _Fade:
@@ -101,12 +115,14 @@ class _Follower:
         elapsed = 0.0 if self._previous is None else now.time - self._previous
         tick = ahead / seen if seen else elapsed
         ahead += (self._lookahead - seen) * tick  # as if the end of the source were further frames without a face
-        step = elapsed / self._fade if self._fade > 0 else 1.0
+        fade = max(self._fade, tick / MOST_STEP) if self._fade > 0 else 0.0
+        step = elapsed / fade if fade > 0 else 1.0
         placements = []
         for track in self._tracker.tracks:
             if not track.shown_from <= self._position <= self._shown_to(track, newest):
                 continue
-            placements.append(self._place(track, now.time, ahead=ahead, newest=newest, elapsed=elapsed, tick=tick))
+            moment = _Moment(time=now.time, ahead=ahead, newest=newest, elapsed=elapsed, tick=tick, fade=fade)
+            placements.append(self._place(track, moment))
         placements = self._chosen(now.frame, placements, step)
         self._waiting.popleft()
         self._position += 1
@@ -123,41 +139,28 @@ class _Follower:
         lost = track.closed or newest - track.last > MAX_GAP
         return track.last + (self._coasting if lost else MAX_GAP)
 
-    def _place(self, track: Track, time: float, *, ahead: float, newest: int, elapsed: float, tick: float) -> Placement:
+    def _place(self, track: Track, now: _Moment) -> Placement:
         near = range(self._position - WINDOW, self._position + WINDOW + 1)
         hits = {p: track.hits[p] for p in near if p in track.hits}
         here = hits.get(self._position)
         if not hits:  # deep in a gap that ends beyond the window, or coasting
             hits = {h.position: h for h in track.recent()}
         samples = [hits[p].sample for p in sorted(hits)]
-        similarity = smooth(samples, time=time, measured=here.sample if here is not None else None)
-        fade = self._fades.setdefault(track.id, _Fade())
-        span = min(self._fade, ahead + self._coasting * tick)
-        wanted = min(self._fade_in(track, time), self._fade_out(track, time, span=span, ahead=ahead, newest=newest))
+        similarity = smooth(samples, time=now.time, measured=here.sample if here is not None else None)
+        state = self._fades.setdefault(track.id, _Fade())
+        span = min(now.fade, now.ahead + self._coasting * now.tick)
+        wanted = min(_fade_in(track, now), _fade_out(track, now, span))
         wanted *= _quality(hits, track, self._position)
         if self._position == track.shown_from:
-            fade.strength = wanted
-        rise, fall = (elapsed / s if s > 0 else 1.0 for s in (self._fade, span))
-        fade.strength = min(max(wanted, fade.strength - fall), fade.strength + rise)
+            state.strength = wanted
+        rise, fall = (now.elapsed / s if s > 0 else 1.0 for s in (now.fade, span))
+        state.strength = min(max(wanted, state.strength - fall), state.strength + rise)
         return Placement(
             track_id=track.id,
             matrix=similarity.matrix(),
-            strength=fade.strength,
+            strength=state.strength,
             face=here.face if here is not None else None,
         )
-
-    def _fade_in(self, track: Track, time: float) -> float:
-        if track.from_start or self._fade == 0:
-            return 1.0
-        return min(max((time - track.first_time) / self._fade, 0.0), 1.0)
-
-    def _fade_out(self, track: Track, time: float, *, span: float, ahead: float, newest: int) -> float:
-        if track.to_end or (track.last == newest and not track.closed) or span <= 0:
-            return 1.0
-        # fade towards the last face seen so far, or towards the end of coasting where a death is seen late; where it
-        # turns out not to be the last, the strength comes back gently
-        left = track.last_time - time + max(span - ahead, 0.0)
-        return min(max(left / span, 0.0), 1.0)
 
     def _chosen(self, frame: Frame, placements: list[Placement], step: float) -> list[Placement]:
         if self._select is None:
@@ -173,6 +176,21 @@ class _Follower:
             if goal > 0 or state.chosen > 0:
                 result.append(replace(placement, strength=placement.strength * state.chosen))
         return result
+
+
+def _fade_in(track: Track, now: _Moment) -> float:
+    if track.from_start or now.fade == 0:
+        return 1.0
+    return min(max((now.time - track.first_time) / now.fade, 0.0), 1.0)
+
+
+def _fade_out(track: Track, now: _Moment, span: float) -> float:
+    if track.to_end or (track.last == now.newest and not track.closed) or span <= 0:
+        return 1.0
+    # fade towards the last face seen so far, or towards the end of coasting where a death is seen late; where it
+    # turns out not to be the last, the strength comes back gently
+    left = track.last_time - now.time + max(span - now.ahead, 0.0)
+    return min(max(left / span, 0.0), 1.0)
 
 
 def _quality(hits: dict[int, Hit], track: Track, position: int) -> float:
