@@ -68,6 +68,28 @@ def small_modules(*, clip: bool = False, tiny_vae: bool = False) -> dict[str, An
     }
 
 
+def smallest_modules() -> dict[str, Any]:
+    """For 512x512 on two busy cores, CLIP and all; the same weights as in release_files."""
+    return {
+        "unet": by_rule(UNet2DConditionModel(**SMALLEST_UNET), "unet."),
+        "spatial_encoder": by_rule(spatial_encoder(SMALLEST_UNET), "3step.se."),
+        "vae": by_rule(AutoencoderKL(**SMALLEST_VAE), "vae."),
+        "visual_encoder": by_rule(VisualEncoder(), "3step.ve."),
+        "scheduler": LCMScheduler(**CONFIGS["scheduler"]),
+        "clip": small_clip(),
+    }
+
+
+def install(home: Path) -> None:
+    """All four models in a models folder, placed as if by hand."""
+    places = {LCM: "LCM_Dreamshaper_v7/", CLIP: "clip-vit-base-patch16/", RELEASE: "InterLCM/"}
+    for path, content in release_files().items():
+        start, folder = next((s, f) for s, f in places.items() if path.startswith(s))
+        target = home / "models" / folder / path.removeprefix(start)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+
+
 def small_interlcm(*, clip: bool = False, tiny_vae: bool = False) -> InterLCM:
     return InterLCM(**small_modules(clip=clip, tiny_vae=tiny_vae))
 

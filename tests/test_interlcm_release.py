@@ -224,7 +224,7 @@ def test_options_in_one_line() -> None:
     for wrong in ("steps=x", "colour=red", "noise=loud", "visual=1", "steps", ""):
         with pytest.raises(UsageError):
             split_spec(f"interlcm:{wrong}")
-    for options in (Options(steps=5), Options(start=5), Options(guidance=0), Options(start=0)):
+    for options in (Options(steps=5), Options(start_step=5), Options(guidance=0), Options(start_step=0)):
         with pytest.raises(UsageError):
             options.of("interlcm")
     own = {name: (o.steps, o.color_fix) for name in ("interlcm", "interlcm-colorize") if (o := Options().of(name))}

@@ -34,16 +34,19 @@ PUBLISHED = {
 class Options:
     """Everything has its published value; None means that of the checkpoint.
 
-    steps: network steps of the published start, 1 to 4 (the schedule has one more). start: the first step of the schedule
-    that the network computes; `start - 1` steps are replaced by the latent of the input (published: 2; 1 begins from
+    steps: network steps of the published start, 1 to 4 (the schedule has one more). start_step: the first step of the schedule
+    that the network computes; `start_step - 1` steps are replaced by the latent of the input (published: 2; 1 begins from
     noise). guidance: 1 to 20. color_fix: "wavelet", "adain" or "none". visual, spatial: the two encoders; without the visual
     one, null text takes its place. prompt: a text in its place. vae: "full", or "tiny" (TAESD). noise: "shared" by all
     faces and frames, or "fresh" for every call, as the published code draws it. seed: of either. grey: what keeps grey
-    inputs grey, "published", "smooth" (goes over smoothly from grey to colour, sepia too) or "off". compile: torch.compile.
+    inputs grey, "published", "smooth" (goes over smoothly from grey to colour, sepia too) or "off". compile: torch.compile. batch: faces
+    computed together; None is 1 on a CPU, where a face is then the same bit for bit whoever else is there, and elsewhere as
+    many as come (in bfloat16 on a CPU 4 take half the time a face, and agree but for rounding). dtype: of
+    the networks; "auto" is the fastest that the device is good at.
     """
 
     steps: int | None = None
-    start: int = 2
+    start_step: int = 2
     guidance: float = 8.0
     color_fix: Literal["wavelet", "adain", "none"] | None = None
     visual: bool = True
@@ -54,6 +57,8 @@ class Options:
     seed: int = 0
     grey: Literal["published", "smooth", "off"] | None = None
     compile: bool = False
+    batch: int | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
     def of(self, model: str) -> Options:
         """The same with the checkpoint's own values filled in; UsageError for a value out of its range."""
@@ -61,10 +66,12 @@ class Options:
         steps = own.steps if self.steps is None else self.steps
         if not 1 <= steps <= 4:
             raise UsageError(f"InterLCM takes 1 to 4 steps, not {steps}")
-        if not 1 <= self.start <= steps + 1:
-            raise UsageError(f"with {steps} steps the start lies between 1 and {steps + 1}, not at {self.start}")
+        if not 1 <= self.start_step <= steps + 1:
+            raise UsageError(f"with {steps} steps the start lies between 1 and {steps + 1}, not at {self.start_step}")
         if not 1.0 <= self.guidance <= 20.0:
             raise UsageError(f"guidance lies between 1 and 20, not at {self.guidance:g}")
+        if self.batch is not None and self.batch < 1:
+            raise UsageError(f"at least 1 face is computed at a time, not {self.batch}")
         color_fix: Any = own.color_fix if self.color_fix is None else self.color_fix
         grey: Any = own.grey if self.grey is None else self.grey
         prompt = "" if self.prompt is None and not self.visual else self.prompt

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -43,7 +45,7 @@ class InterLCMRestorer:
             self._prompt = embed_prompt(self.options.prompt)
         if model is None:
             device = device or torch.device("cpu")
-            model = load_networks(name, self.options, device=device, dtype=dtype or _fast(device))
+            model = load_networks(name, self.options, device=device, dtype=dtype or self._dtype(device))
             self.sha256 = digest_of(name)
         self._model = model
         self.device, self.dtype = model.device, model.dtype
@@ -52,22 +54,42 @@ class InterLCMRestorer:
         self._fresh = torch.Generator("cpu").manual_seed(self.options.seed)
         self._shared: dict[tuple[int, ...], Tensor] = {}
 
+    def _dtype(self, device: torch.device) -> torch.dtype:
+        return _fast(device) if self.options.dtype == "auto" else getattr(torch, self.options.dtype)
+
+    def with_options(self, options: Options) -> InterLCMRestorer:
+        """The same networks under other steps, start, guidance, noise, seed and colours; the rest stays as it was loaded."""
+        other = InterLCMRestorer(
+            self.name, replace(options, compile=False, visual=True, prompt=None), model=self._model
+        )
+        other.sha256, other._prompt = self.sha256, self._prompt
+        return other
+
     @torch.no_grad()
     def restore(self, crops: Tensor, noise: Tensor | None = None) -> Tensor:
         """See Restorer. noise: (N, 1 or B, 4, 64, 64) with N as `noise_shape` says, or None for what the options say."""
         check_crops(crops)
-        options, model = self.options, self._model
         lq = crops.to(self.device, torch.float32)
+        noise = (self._noise(lq) if noise is None else noise).to(self.device, torch.float32)
+        each = noise.ndim == 5 and noise.shape[1] == len(lq) > 1  # one noise a face, not one for all
+        size = self.options.batch or (1 if self.device.type == "cpu" else len(lq))
+        parts = [
+            self._restore(lq[i : i + size], noise[:, i : i + size] if each else noise) for i in range(0, len(lq), size)
+        ]
+        return torch.cat(parts).to(crops.device)
+
+    def _restore(self, lq: Tensor, noise: Tensor) -> Tensor:
+        options, model = self.options, self._model
         embeds = model.visual(model.tokens(lq)) if self._prompt is None else self._prompt
         assert options.steps is not None  # `of` has filled it in
         restored = model.restore_from_embeds(
             lq,
             embeds,
-            self._noise(lq) if noise is None else noise,
+            noise,
             num_inference_steps=options.steps + 1,
             guidance_scale=options.guidance,
             color_fix=options.color_fix,
-            start_step=options.start,
+            start_step=options.start_step,
         ).clamp_(-1, 1)
         if options.grey == "published":
             restored = keep_published_grey(restored, lq)
@@ -75,12 +97,16 @@ class InterLCMRestorer:
             restored = keep_grey(restored, lq)
         if self.name == "interlcm-inpaint":  # what is not painted white stays as it is
             restored = torch.where((lq >= WHITE).all(dim=1, keepdim=True), restored, lq.clamp(-1, 1))
-        return restored.to(crops.device)
+        return restored
 
     def noise_shape(self, height: int = 512, width: int = 512) -> tuple[int, int, int, int, int]:
         """Shape of the noise that all faces share: (N, 1, channels, h, w)."""
         assert self.options.steps is not None
-        return (noises_needed(self.options.steps + 1, self.options.start), 1, *self._model.latent_shape(height, width))
+        return (
+            noises_needed(self.options.steps + 1, self.options.start_step),
+            1,
+            *self._model.latent_shape(height, width),
+        )
 
     def _noise(self, lq: Tensor) -> Tensor:
         shape = self.noise_shape(lq.shape[2], lq.shape[3])
