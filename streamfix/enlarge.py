@@ -15,6 +15,7 @@ from streamfix._cv2 import cv2
 from streamfix.errors import DependencyError, ModelError, UsageError
 from streamfix.media.color import copy_picture, cut_out, is_full_range
 from streamfix.pipeline import Pipeline, Report, Restored
+from streamfix.restraint import restrain
 from streamfix.types import Crop, Frame, Image
 
 BACKGROUNDS = ("lanczos", "realesrgan")
@@ -134,7 +135,9 @@ class EnlargingPipeline(Pipeline):
             lookahead=of.lookahead,
             batch_size=of.batch_size,
             recurrent=of.recurrent,
+            protect=False,  # what the input deserves is judged by the input, before it is enlarged
         )
+        self._restrained = of.protect
         if not 1.0 <= factor <= 8.0:
             raise UsageError(f"pictures are enlarged 1 to 8 times, not {factor:g} times")
         self.factor, self.background, self.in_colour = factor, background or Lanczos(), in_colour
@@ -165,5 +168,8 @@ class EnlargingPipeline(Pipeline):
         moved = []
         for crop, face in pairs:
             placement = replace(crop.placement, matrix=crop.placement.matrix @ to_old)
-            moved.append((replace(crop, placement=placement, image=cut_out(large, placement.matrix)), face))
+            image = cut_out(large, placement.matrix)
+            if self._restrained:
+                face = image + restrain(crop.image, face).weight[..., None] * (face - image)
+            moved.append((replace(crop, placement=placement, image=image), face))
         return large, moved

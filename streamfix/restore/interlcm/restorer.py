@@ -37,6 +37,7 @@ class InterLCMRestorer:
     ) -> None:
         self.name = name
         self.options = (options or Options()).of(name)
+        self.pure = self.options.noise == "shared"  # else the same face gets another answer each time
         self.sha256: str | None = None
         self._prompt: Tensor | None = None
         if self.options.prompt is not None:
