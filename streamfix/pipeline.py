@@ -32,7 +32,7 @@ from streamfix.media.source import Source, open_source
 from streamfix.restore.base import RecurrentRestorer, Restorer, load_restorer, restore_images
 from streamfix.restore.recurrence import Recurrence
 from streamfix.restraint import restrain
-from streamfix.types import Crop, Frame, Placement
+from streamfix.types import Crop, Face, Frame, Image, Placement
 
 T = TypeVar("T")
 Restored = npt.NDArray[np.float32]
@@ -143,10 +143,16 @@ class Pipeline:
     def detect(self, frames: Iterable[Frame]) -> Iterator[Detected]:
         """Faces of every frame, in stored coordinates, and whether the frame begins a new scene."""
         cuts = CutDetector()
+        before: Image | None = None
+        faces: list[Face] = []
         for frame in frames:
             image = to_rgb(frame)
             cut = cuts.is_cut(image)
-            yield Detected(frame=frame, faces=detect_upright(self.detector, image, frame.rotation), cut=cut)
+            repeated = before is not None and np.array_equal(image, before)
+            if not repeated:
+                faces = detect_upright(self.detector, image, frame.rotation)
+            before = image
+            yield Detected(frame=frame, faces=faces, cut=cut, repeated=repeated)
 
     def place(self, detected: Iterable[Detected]) -> Iterator[tuple[Frame, list[Placement]]]:
         """Where every followed face lies in every frame, smoothed, with its strength."""
@@ -189,13 +195,14 @@ class Pipeline:
         """Restore in batches over frames and faces; frames come out in order."""
         waiting: list[tuple[Frame, list[Crop]]] = []
         faces = 0
+        before: dict[int, tuple[Restored, Restored]] = {}
         for frame, crops in cropped:
             waiting.append((frame, crops))
             faces += len(crops)
             if faces >= self.batch_size or len(waiting) >= 2 * self.batch_size or faces == 0:
-                yield from self._restore(waiting)
+                yield from self._restore(waiting, before)
                 waiting, faces = [], 0
-        yield from self._restore(waiting)
+        yield from self._restore(waiting, before)
 
     def restore_next(
         self, cropped: Iterable[tuple[Frame, list[Crop]]]
@@ -208,12 +215,26 @@ class Pipeline:
             yield frame, list(zip(crops, images, strict=True))
 
     def _restore(
-        self, waiting: Sequence[tuple[Frame, list[Crop]]]
+        self, waiting: Sequence[tuple[Frame, list[Crop]]], before: dict[int, tuple[Restored, Restored]]
     ) -> Iterator[tuple[Frame, list[tuple[Crop, Restored]]]]:
-        images = [crop.image for _, crops in waiting for crop in crops]
-        results = iter(restore_images(self.restorer, images, batch_size=self.batch_size) if images else [])
+        # before: crop and answer of each track in the last frame; a crop that repeats is not restored again
+        # ... but by a restorer that draws fresh noise (pure is False), which answers differently each time
+        same = _same if getattr(self.restorer, "pure", True) else _never
+        last = {track: image for track, (image, _) in before.items()}
+        jobs: list[Restored] = []
+        for _, crops in waiting:
+            jobs += [c.image for c in crops if not same(last.get(c.placement.track_id), c.image)]
+            last = {c.placement.track_id: c.image for c in crops}
+        answers = iter(restore_images(self.restorer, jobs, batch_size=self.batch_size) if jobs else [])
         for frame, crops in waiting:
-            yield frame, [(crop, next(results)) for crop in crops]
+            now = {}
+            for crop in crops:
+                track = crop.placement.track_id
+                old = before.get(track)
+                now[track] = old if old is not None and same(old[0], crop.image) else (crop.image, next(answers))
+            before.clear()
+            before.update(now)
+            yield frame, [(crop, now[crop.placement.track_id][1]) for crop in crops]
 
     def lay_back(
         self,
@@ -258,6 +279,14 @@ class Pipeline:
 
 STILL_SCORE = 0.7
 """Detection score from which a face in a picture that stands alone is restored (0.5 gives false hits on faceless patches)."""
+
+
+def _never(old: Restored | None, new: Restored) -> bool:
+    return False
+
+
+def _same(one: Restored | None, other: Restored) -> bool:
+    return one is not None and np.array_equal(one, other)
 
 
 def _scale(matrix: npt.NDArray[np.float64]) -> float:

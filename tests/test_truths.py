@@ -17,6 +17,7 @@ from streamfix.compose import face_mask
 from streamfix.errors import ModelError, StreamfixError
 from streamfix.media.source import open_source
 from streamfix.pipeline import Pipeline
+from streamfix.restore.base import RecurrentRestorer
 from streamfix.types import Frame, Placement
 
 LOSSLESS = {"codec": "ffv1"}
@@ -50,6 +51,42 @@ def test_batch(face_picture: np.ndarray, tmp_path: Path, lite: Pipeline, clip: C
         results.append(np.stack([planes(f)[0].astype(int) for f in decode(tmp_path / f"{size}.mkv")]))
     assert np.abs(results[0] - results[1]).max() <= 1
     assert np.abs(results[0] - results[2]).max() <= 1
+
+
+class Counting:
+    """The restorer of a pipeline, with a count of the crops that it was given."""
+
+    def __init__(self, inner: RecurrentRestorer) -> None:
+        self.inner, self.crops = inner, 0
+        self.name, self.sha256, self.device, self.dtype = inner.name, inner.sha256, inner.device, inner.dtype
+        self.recurrent = inner.recurrent
+
+    def restore(self, crops: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        self.crops += len(crops)
+        return self.inner.restore(crops, noise)
+
+    def restore_next(
+        self, crops: torch.Tensor, states: list[torch.Tensor | None]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        self.crops += len(crops)
+        return self.inner.restore_next(crops, states)
+
+
+@pytest.mark.parametrize("recurrent", [True, False])
+def test_a_picture_that_repeats_is_restored_once(
+    recurrent: bool, face_picture: np.ndarray, tmp_path: Path, lite: Pipeline, clip: Callable[..., Path]
+) -> None:
+    """A slow camera in a fast file: three frames a picture."""
+    images = [degraded(moved(face_picture, 2 * n, 0), n) for n in range(8) for _ in range(3)]
+    source = clip("in.mkv", images)
+    counting = Counting(lite.restorer)  # type: ignore[arg-type]
+    pipeline = Pipeline(restorer=counting, detector=lite.detector, batch_size=1, recurrent=recurrent)
+    report = enhance(source, tmp_path / "out.mkv", pipeline=pipeline, **LOSSLESS)
+    assert report.faces == 24
+    assert counting.crops <= 8 + 4  # warming up for the next window restores some of them twice
+    frames = [b"".join(p.tobytes() for p in planes(f)) for f in decode(tmp_path / "out.mkv")]
+    assert all(len(set(frames[n : n + 3])) == 1 for n in range(0, 24, 3))
+    assert len(set(frames)) == 8
 
 
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "yuvj420p", "yuv444p"])

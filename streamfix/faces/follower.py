@@ -27,17 +27,23 @@ _LEAST_TICK = 1e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detected:
-    """A frame with its faces (stored coordinates). cut: this frame begins a new scene."""
+    """A frame with its faces (stored coordinates).
+
+    cut: this frame begins a new scene. repeated: its picture is that of the frame before; its crops stay where they
+    were then, so that a slow camera in a fast file is restored once a picture.
+    """
 
     frame: Frame
     faces: list[Face]
     cut: bool
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     frame: Frame
     time: float
+    repeated: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +98,14 @@ class _Follower:
         self._previous: float | None = None
         self._fades: dict[int, _Fade] = {}
         self._current: frozenset[int] = frozenset()
+        self._before: dict[int, Placement] = {}
 
     def push(self, entry: Detected) -> Iterator[tuple[Frame, list[Placement]]]:
         # broken files repeat or step back in time; what divides by time needs a clock that advances
         time = entry.frame.time if self._clock is None else max(entry.frame.time, self._clock + _LEAST_TICK)
         self._clock = time
         self._tracker.step(entry.faces, time=time, cut=entry.cut)
-        self._waiting.append(_Waiting(entry.frame, time))
+        self._waiting.append(_Waiting(entry.frame, time, entry.repeated))
         if len(self._waiting) > self._lookahead:
             yield self._emit()
 
@@ -123,6 +130,9 @@ class _Follower:
                 continue
             moment = _Moment(time=now.time, ahead=ahead, newest=newest, elapsed=elapsed, tick=tick, fade=fade)
             placements.append(self._place(track, moment))
+        if now.repeated:
+            placements = [replace(p, matrix=self._before.get(p.track_id, p).matrix) for p in placements]
+        self._before = {p.track_id: p for p in placements}
         placements = self._chosen(now.frame, placements, step)
         self._waiting.popleft()
         self._position += 1

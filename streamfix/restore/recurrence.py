@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
 from streamfix.restore.base import Picture, Restorer, restore_next_images
@@ -16,16 +18,24 @@ WARM_UP = 4
 """Frames that a window runs ahead of its first, unseen, so that its beginning does not show."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    image: Picture
+    restored: Picture
+    state: Tensor
+
+
 class Recurrence:
     """Restores the faces of one frame after the other, each guided by the restored face of the frame before.
 
-    restorer: a RecurrentRestorer. A face that was not there in the frame before starts afresh. Memory holds one state
-    per face, two in the last frames of a window.
+    restorer: a RecurrentRestorer. A face that was not there in the frame before starts afresh; one whose crop is that
+    of the frame before, sample for sample, is the face that it was. Memory holds one state per face, two in the last
+    frames of a window.
     """
 
     def __init__(self, restorer: Restorer, *, batch_size: int = 8) -> None:
         self._restorer, self._batch_size = restorer, batch_size
-        self._states: dict[tuple[int, int], Tensor] = {}  # by track and window, of the last frame
+        self._memory: dict[tuple[int, int], _Memory] = {}  # by track and window, of the last frame
         self._last: int | None = None
 
     def restore(self, index: int, tracks: Sequence[int], images: Sequence[Picture]) -> list[Picture]:
@@ -34,18 +44,20 @@ class Recurrence:
         tracks: who each face is. images, result: as for restore_images.
         """
         if self._last is not None and index != self._last + 1:
-            self._states = {}
+            self._memory = {}
         self._last = index
         window = index // WINDOW
-        jobs = [(track, window, n) for n, track in enumerate(tracks)]
-        if index % WINDOW >= WINDOW - WARM_UP:
-            jobs += [(track, window + 1, n) for n, track in enumerate(tracks)]
-        if not jobs:
-            self._states = {}
-            return []
-        before = [self._states.get((track, window)) for track, window, _ in jobs]
+        chains = [window, window + 1] if index % WINDOW >= WINDOW - WARM_UP else [window]
+        keys = [((track, chain), image) for chain in chains for track, image in zip(tracks, images, strict=True)]
+        before, self._memory = self._memory, {}
+        for key, image in keys:
+            if key in before and np.array_equal(before[key].image, image):
+                self._memory[key] = before[key]
+        jobs = [(key, image) for key, image in keys if key not in self._memory]
+        states = [before[key].state if key in before else None for key, _ in jobs]
         restored, after = restore_next_images(
-            self._restorer, [images[n] for _, _, n in jobs], before, batch_size=self._batch_size
+            self._restorer, [image for _, image in jobs], states, batch_size=self._batch_size
         )
-        self._states = {(track, window): state for (track, window, _), state in zip(jobs, after, strict=True)}
-        return restored[: len(images)]
+        for (key, image), picture, state in zip(jobs, restored, after, strict=True):
+            self._memory[key] = _Memory(image, picture, state)
+        return [self._memory[track, window].restored for track in tracks]
