@@ -24,6 +24,9 @@ _BITS_A_PIXEL = 0.25
 _FRAME_RATE = 30
 _KEY_SECONDS = 2
 _LEAST_CHANGE = 0.1
+_HIGHEST = 20_000_000
+_BUFFER = 400_000
+"""Bits that one picture may take from those that follow: a key frame must not take long on its way."""
 _VP8_LEAST_CHANGE = 0.25
 _VP8_PATIENCE = 3.0
 
@@ -80,9 +83,12 @@ class VideoEncoder:
                 return context
             if change <= _VP8_LEAST_CHANGE or self._clock() - self._begun < _VP8_PATIENCE:
                 return context  # libvpx needs a new encoder, and that is a key frame
-        self._context = self._open(width, height)
+        self._context = context = self._open(width, height)
         self._begun = self._clock()
-        return self._context
+        if self.codec == "H264":
+            context.open()
+            context.bit_rate = self.bitrate
+        return context
 
     def _open(self, width: int, height: int) -> VideoCodecContext:
         context = av.CodecContext.create(_LIBRARY[self.codec], "w")
@@ -96,6 +102,10 @@ class VideoEncoder:
         if self.codec == "H264":
             context.profile = "Baseline"
             context.max_b_frames = 0
+            # x264 changes its bitrate while it runs only where it was opened for a constant one, and never beyond that: it is
+            # opened for the highest, and told the wanted one before the first picture
+            context.bit_rate = _HIGHEST
+            context.options |= {"maxrate": str(_HIGHEST), "bufsize": str(_BUFFER)}
         else:
             rate = str(self.bitrate)
             context.options |= {"minrate": rate, "maxrate": rate, "bufsize": str(self.bitrate // 2)}

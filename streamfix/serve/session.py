@@ -292,7 +292,10 @@ class Session:
         for task in tasks:
             task.cancel()
         self._pc.remove_all_listeners()
-        await self._pc.close()
+        try:
+            await self._pc.close()
+        except Exception as error:  # aiortc cannot close what a broken offer left half made; nothing of it has begun
+            self.log.info("the peer connection did not close cleanly: %s", type(error).__name__)
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._on_close(self, reason)
 

@@ -94,8 +94,8 @@ class Rung:
         """Take the bitrate that the poorest of its viewers can take, as far as the picture needs it."""
         targets = [viewer.rate.target for viewer in self.viewers]
         if targets:
-            need = max(self.pixels and useful_bitrate(self.pixels, 1), 300_000)
-            self._encoder.bitrate = min(min(targets), need)
+            need = useful_bitrate(self.pixels, 1) if self.pixels else max(targets)
+            self._encoder.bitrate = min(min(targets), max(need, 300_000))
 
     def show(self, picture: av.VideoFrame, before: av.VideoFrame | None, pts: int) -> None:
         """Take the newest picture, from any thread; one that still waits is replaced."""

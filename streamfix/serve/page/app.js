@@ -198,8 +198,10 @@ async function figures(message) {
   if (!peer) return;
   const own = await peer.figures();
   const now = performance.now();
-  if (lastTime && now > lastTime) $("f-fps").textContent = Math.round(1000 * (stage.frames - lastFrames) / (now - lastTime));
-  [lastFrames, lastTime] = [stage.frames, now];
+  if (now - lastTime > 1800) {
+    if (lastTime && now - lastTime < 5000) $("f-fps").textContent = Math.round(1000 * (stage.frames - lastFrames) / (now - lastTime));
+    [lastFrames, lastTime] = [stage.frames, now];
+  }
   $("f-bitrate").textContent = own.bitrate > 1e6 ? `${(own.bitrate / 1e6).toFixed(1)} Mb/s` : `${Math.round(own.bitrate / 1e3)} kb/s`;
   if (message.latency_p50_ms !== null) {
     // camera and encoder here, the way there and back, the server's work, the buffer here; half a frame each to take and to show
