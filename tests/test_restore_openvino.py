@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from streamfix import doctor
 from streamfix.errors import ModelError
 from streamfix.models import embedded
 from streamfix.restore.base import load_restorer
@@ -86,6 +87,19 @@ def test_it_is_taken_by_what_is_installed_never_by_a_measurement(monkeypatch: py
     assert load_restorer("lite", device="cpu", dtype="bfloat16").engine == "channels_last"  # type: ignore[attr-defined]
     monkeypatch.setattr("streamfix.restore.lite.restorer.available", lambda: False)
     assert load_restorer("lite", device="cpu", dtype="float32").engine == "channels_last"  # type: ignore[attr-defined]
+
+
+def test_the_doctor_says_what_would_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamfix.restore.base.fast_bfloat16", lambda: None)
+    monkeypatch.setattr("streamfix.restore.lite.restorer.fast_bfloat16", lambda: None)
+    monkeypatch.setattr("streamfix.restore.base._device", lambda name: torch.device("cpu"))
+    assert [c.level for c in doctor._restorer()] == ["ok"]
+    for module in ("restore.lite.restorer", "restore.lite.openvino_engine"):
+        monkeypatch.setattr(f"streamfix.{module}.available", lambda: False)
+    found = list(doctor._restorer())
+    assert "channels_last" in found[0].state
+    assert found[1].level == "note"
+    assert "streamfix[openvino]" in found[1].remedy
 
 
 QUIET = """

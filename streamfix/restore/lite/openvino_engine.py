@@ -24,9 +24,14 @@ from streamfix.restore.lite.network import LiteNet
 from streamfix.types import CROP_SIZE
 
 
+def suits() -> bool:
+    """Whether the processor is of the kind that OpenVINO was measured to be faster on (x86-64)."""
+    return platform.machine().lower() in ("x86_64", "amd64")
+
+
 def available() -> bool:
-    """Whether OpenVINO is installed and the processor one of the kind that it was measured on (x86-64)."""
-    return platform.machine().lower() in ("x86_64", "amd64") and importlib.util.find_spec("openvino") is not None
+    """Whether OpenVINO is installed, on a processor that it suits."""
+    return suits() and importlib.util.find_spec("openvino") is not None
 
 
 class _Whole(nn.Module):
