@@ -1,0 +1,284 @@
+"""The page in a real browser: Chromium with a fake camera that shows the sample, against `streamfix live` as a user starts it.
+
+Skipped where there is no Chromium (Debian: apt-get install chromium), unless STREAMFIX_REQUIRE_BROWSER is set, as it is in CI.
+STREAMFIX_SCREENSHOTS names a folder for pictures of the page.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+REQUIRED = bool(os.environ.get("STREAMFIX_REQUIRE_BROWSER"))
+try:
+    from playwright.sync_api import sync_playwright
+except ImportError:
+    sync_playwright = None
+pytestmark = [
+    pytest.mark.skipif(
+        not REQUIRED and (CHROMIUM is None or sync_playwright is None),
+        reason="needs Chromium (apt-get install chromium) and the Python package playwright",
+    ),
+    pytest.mark.timeout(240),
+]
+
+SAMPLE = Path("samples/webcam.mp4")
+FACE = (slice(100, 250), slice(265, 375))
+"""Rows and columns of the sample's face, and far from it."""
+ELSEWHERE = (slice(0, 340), slice(0, 130))
+
+HALVES = """() => {
+  const video = document.getElementById('video'), w = video.videoWidth, h = video.videoHeight;
+  const canvas = new OffscreenCanvas(w, h), context = canvas.getContext('2d');
+  context.drawImage(video, 0, 0);
+  const data = context.getImageData(0, 0, w, h).data, grey = [];
+  for (let i = 0; i < data.length; i += 4) grey.push((data[i] * 77 + data[i + 1] * 151 + data[i + 2] * 28) >> 8);
+  return [w, h, grey];
+}"""
+
+
+@pytest.fixture(scope="module")
+def camera(tmp_path_factory) -> Path:
+    """The sample as the endless MJPEG file that Chromium takes for a camera."""
+    path = tmp_path_factory.mktemp("camera") / "camera.mjpeg"
+    with av.open(str(SAMPLE)) as source, av.open(str(path), "w", format="mjpeg") as sink:
+        stream = sink.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 640, 360, "yuvj420p"
+        stream.codec_context.qmin, stream.codec_context.qmax = 1, 3
+        for number, picture in enumerate(source.decode(video=0)):
+            picture = picture.reformat(format="yuvj420p")
+            picture.pts, picture.time_base = number, Fraction(1, 25)
+            sink.mux(stream.encode(picture))
+        sink.mux(stream.encode(None))
+    return path
+
+
+class Served:
+    """`streamfix live` in a process of its own."""
+
+    def __init__(self, *options: str) -> None:
+        command = [sys.executable, "-m", "streamfix", "live", "--port", "0", *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.url = self.process.stdout.readline().split()[-1]
+
+    def stop(self) -> str:
+        """End it as Ctrl-C does; gives its log."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        _, log = self.process.communicate(timeout=30)
+        assert self.process.returncode == 0, log
+        return log
+
+
+@pytest.fixture(scope="module")
+def browser(camera):
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=[
+                "--no-sandbox",
+                "--disable-background-networking",
+                "--use-fake-device-for-media-stream",
+                "--use-fake-ui-for-media-stream",
+                f"--use-file-for-fake-video-capture={camera}",
+            ],
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 860}, accept_downloads=True)
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    page.close()
+    assert not errors
+
+
+def halves(page) -> tuple[np.ndarray, np.ndarray]:
+    """Input and result out of one decoded frame, grey."""
+    width, height, grey = page.evaluate(HALVES)
+    image = np.array(grey, dtype=np.int16).reshape(height, width)
+    return image[:, : width // 2], image[:, width // 2 :]
+
+
+def difference(page) -> tuple[float, float]:
+    """Mean change of the face, and of what is far from it."""
+    before, after = halves(page)
+    change = np.abs(before - after)
+    return float(change[FACE].mean()), float(change[ELSEWHERE].mean())
+
+
+NEARER = """async () => {
+  await new Promise(requestAnimationFrame);
+  const shown = canvas.getContext('2d').getImageData(300, 150, 24, 24).data;
+  const part = (x) => {
+    const context = new OffscreenCanvas(24, 24).getContext('2d');
+    context.drawImage(video, x, 150, 24, 24, 0, 0, 24, 24);
+    return context.getImageData(0, 0, 24, 24).data;
+  };
+  const distance = (data) => data.reduce((sum, value, i) => sum + Math.abs(value - shown[i]), 0);
+  return distance(part(300)) < distance(part(940)) ? 'input' : 'result';
+}"""
+
+
+def nearer(page) -> str:
+    """Which half of the video the canvas shows at the face."""
+    return page.evaluate(NEARER)
+
+
+def wait_for(condition, seconds: float = 60.0):
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.25)
+    return value
+
+
+def shot(page, name: str) -> None:
+    folder = os.environ.get("STREAMFIX_SCREENSHOTS")
+    if folder:
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=name.startswith("phone"))
+
+
+def test_a_person_opens_the_page_and_sees_the_restored_face(page, tmp_path):
+    server = Served("--model", "lite")
+    page.goto(server.url)
+    page.get_by_role("button", name="Start camera").wait_for()
+    shot(page, "start")
+    page.get_by_role("button", name="Start camera").click()
+    page.locator("#cover").wait_for(state="hidden", timeout=60_000)
+    wait_for(lambda: page.evaluate("video.videoWidth") == 1280)  # input and result side by side in one video
+
+    def restored():
+        face, elsewhere = difference(page)
+        return face > 2.5 * elsewhere + 1.0 and (face, elsewhere)
+
+    face, elsewhere = wait_for(restored)
+    assert elsewhere < 3.0, "what is no face is the input, up to the encoder"
+    page.wait_for_timeout(2500)
+    shot(page, "desktop")
+    assert float(page.inner_text("#f-fps")) > 0
+    assert re.fullmatch(r"≈ \d+ ms", page.inner_text("#f-delay"))
+    assert page.inner_text("#f-faces") == "1"
+
+    # the slider, by keyboard: all input, then all result
+    split = page.get_by_role("slider", name=re.compile("Before and after"))
+    split.focus()
+    page.keyboard.press("End")
+    assert split.get_attribute("aria-valuetext") == "100 % input, 0 % restored"
+    wait_for(lambda: nearer(page) == "input", 20)
+    page.keyboard.press("Home")
+    wait_for(lambda: nearer(page) == "result", 20)
+
+    # strength 0 is the input
+    page.locator("#strength").fill("0")
+    wait_for(lambda: difference(page)[0] < max(0.5 * face, 1.5 * elsewhere + 0.5))
+    page.locator("#strength").fill("100")
+
+    # a snapshot and a recording of the result
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Snapshot").click()
+    download.value.save_as(tmp_path / "snapshot.png")
+    assert Image.open(tmp_path / "snapshot.png").size == (640, 360)
+    page.get_by_role("button", name="Record").click()
+    page.wait_for_timeout(2500)
+    with page.expect_download() as download:
+        page.locator("#record").click()
+    recording = tmp_path / download.value.suggested_filename
+    download.value.save_as(recording)
+    with av.open(str(recording)) as container:
+        assert next(container.decode(video=0)).width == 640
+
+    # comparison off: one picture; a phone in the dark; good-bye
+    page.get_by_role("button", name="Compare").click()
+    wait_for(lambda: page.evaluate("video.videoWidth") == 640)
+    page.get_by_role("button", name="Mirror").click()
+    assert page.locator("#mirror").get_attribute("aria-pressed") == "true"
+    page.get_by_role("button", name="Compare").click()
+    wait_for(lambda: page.evaluate("video.videoWidth") == 1280)
+    page.locator("#split").fill("45")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_timeout(800)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    shot(page, "phone")
+    log = server.stop()
+    page.get_by_role("heading", name="The server says good-bye").wait_for(timeout=20_000)
+    assert "Traceback" not in log
+
+
+def test_states_that_go_wrong_are_told_in_words(page):
+    server = Served("--model", "passthrough", "--token", "correct-horse-battery", "--cameras", "0")
+    page.goto(server.url.split("#")[0])
+    page.get_by_role("heading", name="This server needs a token").wait_for()
+    shot(page, "token")
+    page.get_by_label("Access token").fill("not the right one at all")
+    page.get_by_role("button", name="Continue").click()
+    page.get_by_role("heading", name="That token is not right").wait_for()
+    page.goto("about:blank")
+    page.goto(server.url)
+    page.get_by_role("button", name="Start camera").wait_for()
+    assert "token" not in page.url
+    for error, words in (
+        ("NotAllowedError", "The camera is blocked"),
+        ("NotFoundError", "No camera found"),
+        ("NotReadableError", "The camera is busy"),
+    ):
+        page.evaluate(f"void (navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', '{error}')))")
+        page.locator("#start").click()
+        page.get_by_role("heading", name=words).wait_for()
+        assert words in page.get_by_role("status").inner_text()  # a screen reader hears it too
+    page.evaluate("void (delete navigator.mediaDevices.getUserMedia)")
+    page.locator("#start").click()
+    page.get_by_role("heading", name="All places are taken").wait_for(timeout=20_000)
+    server.stop()
+    page.locator("#start").click()
+    page.get_by_role("heading", name="The server does not answer").wait_for(timeout=20_000)
+
+
+def test_a_viewer_watches_the_servers_own_input(page):
+    server = Served("--model", "passthrough", "--input", str(SAMPLE))
+    page.goto(server.url)
+    page.get_by_role("button", name="Watch").click()
+    page.locator("#cover").wait_for(state="hidden", timeout=60_000)
+    wait_for(lambda: page.evaluate("video.videoWidth") == 1280)
+    assert page.inner_text("#pill-text") == "Watching"
+    assert page.locator("#strength").is_disabled()  # the stream is everybody's
+    before, _ = halves(page)
+    wait_for(lambda: np.abs(halves(page)[0] - before).mean() > 0.5)  # it moves
+    server.stop()
+
+
+def test_everything_has_a_name_and_can_be_reached_by_keyboard(page):
+    server = Served("--model", "passthrough")
+    page.goto(server.url)
+    page.get_by_role("button", name="Start camera").click()
+    page.locator("#cover").wait_for(state="hidden", timeout=60_000)
+    page.locator("#split").wait_for(timeout=30_000)
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('button, input, select')]
+             .filter(e => !e.closest('[hidden]') && !(e.ariaLabel || e.labels?.length || e.textContent.trim())).map(e => e.id)"""
+    )
+    assert nameless == []
+    page.evaluate("document.activeElement.blur()")
+    reached = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id"))
+    assert {"split", "stop", "compare", "mirror", "snapshot", "record", "full", "strength", "model", "faces"} <= reached
+    assert {"source", "camera", "size", "sound", "listen"} <= reached
+    server.stop()
