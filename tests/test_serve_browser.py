@@ -241,7 +241,7 @@ def test_states_that_go_wrong_are_told_in_words(page):
         page.evaluate(f"void (navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', '{error}')))")
         page.locator("#start").click()
         page.get_by_role("heading", name=words).wait_for()
-        assert words in page.get_by_role("status").inner_text()  # a screen reader hears it too
+        assert words in page.locator("[role=status]").text_content()  # a screen reader hears it too
     page.evaluate("void (delete navigator.mediaDevices.getUserMedia)")
     page.locator("#start").click()
     page.get_by_role("heading", name="All places are taken").wait_for(timeout=20_000)
