@@ -14,7 +14,7 @@ import pytest
 from skimage import data
 
 from streamfix import load_pipeline
-from streamfix.evaluate.grid import lasting_grid, local_grid
+from streamfix.evaluate.grid import lasting_grid, local_grid, weaves
 from streamfix.faces.align import fit_similarity
 from streamfix.faces.detect import load_detector
 from streamfix.media.source import open_source
@@ -82,3 +82,13 @@ def test_the_measures_have_their_values() -> None:
     assert lasting_grid(ramp) < 0.01
     photograph = np.random.default_rng(0).normal(0.5, 0.03, (512, 512, 3)).astype(np.float32)
     assert lasting_grid(photograph) < 0.15  # eight levels of noise are no grid
+
+
+def test_a_weave_of_any_period_is_named() -> None:
+    rng = np.random.default_rng(3)
+    faces = [cv2.GaussianBlur(rng.normal(0.5, 0.3, (512, 512, 3)), (0, 0), 1.0).astype(np.float32) for _ in range(6)]
+    y, x = np.mgrid[:512, :512]
+    pattern = (np.cos(2 * np.pi * (y / 4.4 + x / 6.7)) * 1.5 / 255)[..., None].astype(np.float32)
+    clean, woven_in = weaves(faces[:3], faces[3:]), weaves([f + pattern for f in faces[:3]], faces[3:])
+    assert clean[0][2] < 10 < woven_in[0][2]
+    assert woven_in[0][:2] == pytest.approx((4.4, 6.7), rel=0.05)
