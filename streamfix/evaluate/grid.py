@@ -43,9 +43,9 @@ def lasting_grid(image: Picture) -> float:
 def weaves(images: Sequence[Picture], real: Sequence[Picture], *, most: int = 6) -> list[tuple[float, float, float]]:
     """The frequencies at which `images` stand out most: (period in y, period in x, power over its surroundings).
 
-    Power is the median over many windows of 128 pixels, against that of `real` faces, and against its own mean over all
-    directions at that frequency. Eight photographs against eight others stay below 6, sixteen below 3; a visible weave reaches 30 and more. Periods in pixels,
-    infinite along its stripes.
+    Power is the median over many windows of 128 pixels, against that of `real` faces, and against its own median over
+    all directions at that frequency. Eight photographs against eight others stay below 6, sixteen below 3; a visible
+    weave reaches 30 and more. Periods in pixels, infinite along its stripes.
     """
     side = 128
     ratio = _spectrum(images, side) / _spectrum(real, side)
