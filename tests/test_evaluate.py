@@ -14,9 +14,10 @@ from streamfix import load_restorer
 from streamfix.cli import app
 from streamfix.errors import InputError, ModelError, UsageError
 from streamfix.evaluate.faces import evaluate_faces, read_groups
-from streamfix.evaluate.metrics import Identity, Metrics, psnr, ssim
+from streamfix.evaluate.metrics import Metrics, psnr, ssim
 from streamfix.evaluate.video import evaluate_video
 from streamfix.faces.detect import load_detector
+from streamfix.faces.embedding import FaceEmbedding
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_wrong_names_are_refused(faces: Path, tmp_path: Path) -> None:
         evaluate_faces(tmp_path / "nowhere", load_restorer("passthrough"), Metrics.load())
     (tmp_path / "x.onnx").write_bytes(b"no network")
     with pytest.raises(ModelError, match=r"x\.onnx"):
-        Identity(tmp_path / "x.onnx")
+        FaceEmbedding(tmp_path / "x.onnx")
 
 
 def test_groups_are_words_or_thirds(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from onnx import helper, numpy_helper
 
 from streamfix.errors import DependencyError, ModelError, UsageError
-from streamfix.evaluate.metrics import Identity
+from streamfix.faces.embedding import FaceEmbedding
 from streamfix.restore.lite.network import LiteConfig
 from streamfix.train.adversary import Adversary, discriminator_gradients, generator_loss, score
 from streamfix.train.config import Stage, TrainConfig
@@ -164,7 +164,7 @@ def test_what_is_no_usable_onnx_network(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("norm", ["arcface", "imagenet"])
 def test_the_loss_embeds_as_the_metric_does(embedding: Path, norm: str) -> None:
-    loss, metric = IdentityLoss(embedding, norm=norm), Identity(embedding, norm=norm)
+    loss, metric = IdentityLoss(embedding, norm=norm), FaceEmbedding(embedding, norm=norm)
     images = _images(2)
     ours = loss.embed(images)
     for image, vector in zip(images, ours, strict=True):

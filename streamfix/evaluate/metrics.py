@@ -5,51 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from streamfix._cv2 import cv2
-from streamfix.errors import DependencyError, ModelError
+from streamfix.errors import DependencyError
 from streamfix.evaluate.judges import Judge, load_judges
-from streamfix.faces.align import ARCFACE_BLUR, ARCFACE_SIZE, arcface_matrix
-from streamfix.train.identity import NORMS
+from streamfix.faces.embedding import FaceEmbedding
 from streamfix.train.losses import Lpips
 
 Picture = npt.NDArray[np.float32]
 """float32 (H, W, 3), RGB in [0, 1]."""
-
-
-class Identity:
-    """Face embedding by an ONNX model on aligned 512x512 crops.
-
-    path: ONNX with input (1, 3, 112, 112), RGB, ArcFace alignment. norm: "arcface" ((x - 0.5) / 0.5) or "imagenet" mean and std.
-    """
-
-    def __init__(self, path: Path, *, norm: str = "arcface") -> None:
-        import onnxruntime
-
-        if norm not in NORMS:
-            raise ModelError(f"there is no input scaling called {norm!r}; choose one of: {', '.join(NORMS)}")
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise ModelError(f"{path} is no ONNX face embedding that can be loaded ({type(error).__name__})") from error
-        self._input = self._session.get_inputs()[0].name
-        self._mean, self._std = (np.array(v, np.float32) for v in NORMS[norm])
-        self._matrix = arcface_matrix()
-
-    def __call__(self, crop: Picture) -> npt.NDArray[np.float32]:
-        """Unit embedding, float32 (D,)."""
-        small = cv2.GaussianBlur(crop, (0, 0), ARCFACE_BLUR)  # 512 -> 112 without aliasing
-        size = (ARCFACE_SIZE, ARCFACE_SIZE)
-        face = cv2.warpAffine(small, self._matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        tensor = ((np.asarray(face, np.float32) - self._mean) / self._std).transpose(2, 0, 1)[None]
-        vector = self._session.run(None, {self._input: np.ascontiguousarray(tensor)})[0][0]
-        return cast(npt.NDArray[np.float32], vector / np.linalg.norm(vector))
 
 
 @dataclass(slots=True)
@@ -57,7 +25,7 @@ class Metrics:
     """PSNR, SSIM, and, where their weights are at hand, LPIPS, identity cosine and judges (see judges.py)."""
 
     lpips: Sequence[Lpips] = ()
-    identity: Identity | None = None
+    identity: FaceEmbedding | None = None
     judges: Sequence[Judge] = ()
     missing: list[str] = field(default_factory=list)
 
@@ -74,7 +42,7 @@ class Metrics:
         missing = [] if lpips else ["LPIPS (give its weights: --lpips FILE)"]
         missing += [] if identity else ["identity (give a face embedding: --identity FILE)"]
         at_hand, absent = load_judges(judges)
-        embedding = Identity(identity, norm=norm) if identity else None
+        embedding = FaceEmbedding(identity, norm=norm) if identity else None
         return cls([Lpips(p) for p in lpips], embedding, at_hand, missing + absent)
 
     def names(self) -> list[str]:

@@ -57,7 +57,7 @@ def refine(net: Net, image: Image, landmarks: npt.NDArray[np.float64]) -> tuple[
                 matrix[0] = -matrix[0]
                 matrix[0, 2] += CLOSE_UP - 1
             maps.append(matrix)
-        canvases = np.stack([_close_up(image, matrix) for matrix in maps])
+        canvases = np.stack([close_up(image, matrix) for matrix in maps])
         views = []
         scores = []
         for found, matrix, mirrored in zip(net.candidates(canvases, threshold=_SEEN), maps, (False, True), strict=True):
@@ -82,11 +82,11 @@ def _central(found: Candidates) -> tuple[npt.NDArray[np.float64], float] | None:
     return (faces.landmarks[best], float(faces.scores[best])) if distances[best] < CLOSE_UP / 5 else None
 
 
-def _close_up(image: Image, matrix: Matrix) -> Image:
-    """The close-up (CLOSE_UP, CLOSE_UP, 3) of the frame under a similarity; averages source pixels where it shrinks."""
+def close_up(image: Image, matrix: Matrix, *, size: int = CLOSE_UP) -> Image:
+    """The close-up (size, size, 3) of the frame under a similarity; averages source pixels where it shrinks."""
     shrink = int(1.0 / float(np.hypot(matrix[0, 0], matrix[1, 0])))
     if shrink >= 2:
-        corners = np.array([(0, 0), (CLOSE_UP, 0), (0, CLOSE_UP), (CLOSE_UP, CLOSE_UP)], dtype=np.float64)
+        corners = np.array([(0, 0), (size, 0), (0, size), (size, size)], dtype=np.float64)
         reach = apply(invert(matrix), corners)
         height, width = image.shape[:2]
         left, top = np.clip(np.floor(reach.min(axis=0)).astype(int) - shrink, 0, (width - 1, height - 1)).tolist()
@@ -105,7 +105,7 @@ def _close_up(image: Image, matrix: Matrix) -> Image:
         cv2.warpAffine(
             image,
             matrix,
-            (CLOSE_UP, CLOSE_UP),
+            (size, size),
             flags=cv2.INTER_CUBIC,
             borderMode=cv2.BORDER_CONSTANT,
             borderValue=_GREY,

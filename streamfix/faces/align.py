@@ -92,6 +92,13 @@ def invert(matrix: Matrix) -> Matrix:
     return np.array([[ia, ib, -(ia * tx + ib * ty)], [ic, id_, -(ic * tx + id_ * ty)]], dtype=np.float64)
 
 
+def then(first: Matrix, second: Matrix) -> Matrix:
+    """The affine map (2, 3) that does the first and after it the second."""
+    turned = second[:, :2] @ first
+    turned[:, 2] += second[:, 2]
+    return np.asarray(turned, dtype=np.float64)
+
+
 def apply(matrix: Matrix, points: FloatArray) -> npt.NDArray[np.float64]:
     """Points (..., 2) mapped by an affine map (2, 3)."""
     return np.asarray(points, dtype=np.float64) @ matrix[:, :2].T + matrix[:, 2]

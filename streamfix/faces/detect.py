@@ -6,6 +6,7 @@ import contextlib
 import io
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from streamfix.faces._candidates import Candidates, joined, merged
 from streamfix.faces._refine import refine
 from streamfix.faces._retinaface import RetinaFaceNet
 from streamfix.faces._views import views
+from streamfix.faces.embedding import FaceEmbedding
 from streamfix.types import Face, Image
 
 LOWEST_SCORE = 0.3
@@ -39,14 +41,24 @@ class Detector(Protocol):
         """Faces of one upright RGB picture (H, W, 3), best first, in its coordinates (pixel centres at integers)."""
 
 
-def load_detector(spec: str = "auto", *, threads: int | None = None) -> Detector:
+def load_detector(
+    spec: str = "auto", *, threads: int | None = None, embedding: Path | None = None, embedding_norm: str = "arcface"
+) -> Detector:
     """The detector of that name.
 
     spec: "retinaface" (embedded, no download), "insightface" (the pack buffalo_l), "insightface:NAME" (a pack that
     `streamfix models pull NAME` brought), "insightface:DIRECTORY" (any folder with an SCRFD *.onnx and, for embeddings, an
     ArcFace one), "auto" (insightface where buffalo_l is installed, else retinaface). threads: CPU threads, None for
-    the runtime's default. Raises UsageError for an unknown name, ModelError for missing or broken weights.
+    the runtime's default. embedding: an ONNX file that tells people apart, whatever the detector, and embedding_norm
+    its input scaling (see embedding.py). Raises UsageError for an unknown name, ModelError for missing or broken weights.
     """
+    detector = _load_detector(spec, threads)
+    if embedding is None:
+        return detector
+    return RecognisingDetector(detector, FaceEmbedding(embedding, norm=embedding_norm, threads=threads))
+
+
+def _load_detector(spec: str, threads: int | None) -> Detector:
     kind, _, rest = spec.partition(":")
     if spec == "auto":
         kind = "insightface" if models.find(DEFAULT_PACK).present else "retinaface"
@@ -131,6 +143,21 @@ class EmbeddedDetector:
             if both >= LOWEST_SCORE:
                 result.append(_face(box, better, both))
         return _distinct(sorted(result, key=lambda face: -face.score))
+
+
+class RecognisingDetector:
+    """Any detector, with the embeddings of a FaceEmbedding on its faces."""
+
+    has_embeddings = True
+
+    def __init__(self, detector: Detector, embedding: FaceEmbedding) -> None:
+        self.name = detector.name
+        self._detector, self._embedding = detector, embedding
+
+    def detect(self, image: Image) -> list[Face]:
+        """See Detector."""
+        found = self._detector.detect(image)
+        return [replace(face, embedding=self._embedding.of_face(image, face.landmarks)) for face in found]
 
 
 def _distinct(faces: list[Face]) -> list[Face]:

@@ -11,11 +11,9 @@ from torch import Tensor, nn
 
 from streamfix.errors import ModelError
 from streamfix.faces.align import ARCFACE_BLUR, ARCFACE_SIZE, apply, arcface_matrix, invert
+from streamfix.faces.embedding import NORMS
 from streamfix.train.onnx_net import OnnxNet
 from streamfix.types import CROP_SIZE
-
-NORMS = {"arcface": ((0.5,) * 3, (0.5,) * 3), "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
-"""Input scalings of face embeddings by name: mean and standard deviation of RGB in [0, 1]."""
 
 
 class IdentityLoss(nn.Module):
