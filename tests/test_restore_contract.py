@@ -17,7 +17,7 @@ from streamfix.models import embedded, weights_dir
 from streamfix.restore import base
 from streamfix.restore.base import Restorer, describe, fast_bfloat16, load_restorer, restore_images
 from streamfix.restore.lite.checkpoint import empty_net, write_weights
-from streamfix.restore.lite.network import LiteConfig, LiteNet, extend_inputs
+from streamfix.restore.lite.network import LiteConfig, LiteNet
 from streamfix.restore.lite.openvino_engine import available
 from streamfix.restore.lite.restorer import LiteRestorer
 from streamfix.restore.noise import shared_noise
@@ -191,14 +191,19 @@ def test_describe_names_what_runs() -> None:
     assert "passthrough" in describe(load_restorer("passthrough"))
 
 
-def test_more_input_channels_answer_as_before() -> None:
+def test_memory_carries_detail_but_no_low_frequencies_and_nothing_from_nowhere() -> None:
     torch.manual_seed(1)
-    small = LiteNet()
-    large = LiteNet(LiteConfig(in_channels=6))
-    large.load_state_dict(extend_inputs(small.state_dict(), small.config, 6))
-    x, previous = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
+    net = LiteNet(LiteConfig(memory=16)).eval()
+    x = torch.rand(2, 3, 64, 64) * 2 - 1
     with torch.no_grad():
-        assert torch.allclose(large(x, previous), small(x), atol=1e-5)
+        alone = net(x)
+        assert torch.equal(net(x, torch.zeros_like(x)), alone)
+        detail = torch.rand(2, 3, 64, 64) * 0.2 - 0.1
+        assert float((net(x, alone + detail) - alone).abs().mean()) > 0.01
+        assert float((net(x, alone + 0.3) - alone).abs().max()) < 1e-5, "brighter all over: that is light, not detail"
+        one = net(x, torch.stack((alone[0] + detail[0], torch.zeros(3, 64, 64))))
+    assert torch.allclose(one[1], alone[1], atol=1e-6)
+    assert float((one[0] - alone[0]).abs().mean()) > 0.01
 
 
 def test_shared_noise_is_one_draw_per_seed() -> None:

@@ -17,7 +17,7 @@ from streamfix.models import embedded
 from streamfix.restore.base import load_restorer
 from streamfix.restore.lite import openvino_engine
 from streamfix.restore.lite.checkpoint import read_checkpoint, write_weights
-from streamfix.restore.lite.network import LiteConfig, extend_inputs
+from streamfix.restore.lite.network import LiteConfig, LiteNet
 from streamfix.restore.lite.restorer import LiteRestorer
 
 pytestmark = pytest.mark.skipif(not openvino_engine.available(), reason="OpenVINO is not installed")
@@ -42,13 +42,13 @@ def test_it_answers_as_torch_does(pair: tuple[LiteRestorer, LiteRestorer], crops
 
 def test_a_restorer_with_a_memory_too(tmp_path: Path, crops: torch.Tensor) -> None:
     state, config = read_checkpoint(embedded("lite.safetensors"))
-    shape = LiteConfig.from_dict({**config.to_dict(), "in_channels": 6})
-    if config.in_channels == 3:
-        state = extend_inputs(state, config, 6)
-        new = state["stem.weight"][:, 48:]
-        new.copy_(torch.randn(new.shape, generator=torch.Generator().manual_seed(1)) * 0.02)
-    write_weights(tmp_path / "six.safetensors", state, shape, {})
-    ours, theirs = (LiteRestorer(tmp_path / "six.safetensors", dtype=torch.float32, openvino=o) for o in (True, False))
+    shape = LiteConfig.from_dict({**config.to_dict(), "memory": 16})
+    fresh = LiteNet(shape).state_dict()
+    state = {**state, **{k: v for k, v in fresh.items() if k.startswith("memory.")}}
+    write_weights(tmp_path / "memory.safetensors", state, shape, {})
+    ours, theirs = (
+        LiteRestorer(tmp_path / "memory.safetensors", dtype=torch.float32, openvino=o) for o in (True, False)
+    )
     states = [torch.flip(crops[0], (-1,)), None]
     a, kept = ours.restore_next(crops[:2], states)
     b, _ = theirs.restore_next(crops[:2], states)

@@ -11,7 +11,7 @@ from streamfix.restore.lite.checkpoint import write_weights
 from streamfix.restore.lite.network import LiteConfig, LiteNet
 from streamfix.restore.recurrence import WARM_UP, WINDOW, Recurrence
 
-SHAPE = LiteConfig(in_channels=6, widths=(8, 8, 8, 8), encoder=(1, 1, 1), middle=1, decoder=(1, 1, 1), head=(8, 4))
+SHAPE = LiteConfig(memory=8, widths=(8, 8, 8, 8), encoder=(1, 1, 1), middle=1, decoder=(1, 1, 1), head=(8, 4))
 
 
 @pytest.fixture(scope="module")

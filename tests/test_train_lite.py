@@ -25,7 +25,7 @@ from streamfix.train.lite import Stage, TrainConfig, train
 from streamfix.train.losses import Lpips, _TapDistance
 from streamfix.train.ship import ship
 
-TINY = LiteConfig(in_channels=6, widths=(8, 8, 8, 8), encoder=(1, 1, 1), middle=1, decoder=(1, 1, 1), head=(8, 4))
+TINY = LiteConfig(memory=8, widths=(8, 8, 8, 8), encoder=(1, 1, 1), middle=1, decoder=(1, 1, 1), head=(8, 4))
 
 
 @pytest.fixture(scope="module")
@@ -132,21 +132,21 @@ def test_clips_are_learnt_from_and_flicker_is_paid_for(folder: Path, alex: Path,
     assert restorer.name == "lite"
 
 
-def test_a_network_of_one_picture_grows_into_one_of_two(folder: Path, alex: Path, tmp_path: Path) -> None:
-    single = dataclasses.replace(TINY, in_channels=3)
-    first = train(config(folder, tmp_path / "a", alex, steps=1, network=single, recurrent=0.0))
-    second = train(config(folder, tmp_path / "b", alex, steps=1, start=first, rate=0.0, last_rate=0.0))
-    x = torch.rand(1, 3, 64, 64)
-    nets = []
-    for path in (first, second):
-        state, shape = read_checkpoint(path)
-        net = LiteNet(shape)
-        net.load_state_dict(state)
-        nets.append(net)
-    with torch.no_grad():
-        assert torch.allclose(nets[0](x), nets[1](x, torch.rand(1, 3, 64, 64)), atol=1e-4)
-    with pytest.raises(UsageError, match="6 input channels"):
-        train(config(folder, tmp_path / "c", alex, network=single))
+def test_a_network_learns_to_look_back_and_keeps_what_it_knew(folder: Path, alex: Path, tmp_path: Path) -> None:
+    forgetful = dataclasses.replace(TINY, memory=0)
+    first = train(config(folder, tmp_path / "a", alex, steps=1, network=forgetful, recurrent=0.0))
+    options = {"start": first, "recurrent": 1.0, "memory_only": True}
+    second = train(config(folder, tmp_path / "b", alex, steps=3, rate=1e-2, **options))
+    before, after = (read_checkpoint(path)[0] for path in (first, second))
+    assert all(torch.equal(after[k], before[k]) for k in before)
+    started = LiteNet(TINY).memory
+    assert started is not None
+    assert after.keys() - before.keys() == {f"memory.{k}" for k in started.state_dict()}
+    assert float(after["memory.gate.bias"].abs()) > 0, "it has learnt"
+    with pytest.raises(UsageError, match="network with memory"):
+        train(config(folder, tmp_path / "c", alex, network=forgetful))
+    with pytest.raises(UsageError, match="--start"):
+        train(config(folder, tmp_path / "d", alex, memory_only=True))
 
 
 def test_two_processes_take_the_steps_of_one(folder: Path, alex: Path, tmp_path: Path) -> None:

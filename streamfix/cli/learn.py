@@ -48,6 +48,9 @@ def train_lite(
     ] = "arcface",
     recurrent: Annotated[float, typer.Option(help="Share of steps on short clips.", min=0, max=1)] = 0.5,
     flicker: Annotated[float, typer.Option(help="Weight of flicker against the truth in clips.", min=0)] = 0.5,
+    memory_only: Annotated[
+        bool, typer.Option("--memory-only", help="Train what looks at the frame before, and nothing else.")
+    ] = False,
     gan: Annotated[float, typer.Option(help="Weight of the adversarial loss, e.g. 0.1.", min=0)] = 0.0,
     gan_start: Annotated[float, typer.Option(help="Share of the run after which it sets in.", min=0, max=1)] = 0.6,
     rate: Annotated[float, typer.Option(help="Highest learning rate.", min=0)] = 4e-4,
@@ -80,6 +83,7 @@ def train_lite(
         identity_norm=identity_norm,
         recurrent=recurrent,
         flicker=flicker,
+        memory_only=memory_only,
         gan=gan,
         gan_start=gan_start,
         rate=rate,

@@ -48,6 +48,7 @@ class TrainConfig:
     run; gan_rate is the discriminator's learning rate. rate falls along a cosine to last_rate after `warmup` steps.
     recurrent: share of steps on clips of 2 to `frames` frames, where the last is learnt from and the network's own
     answer to the one before is its second input; flicker: weight of what changes between the two and should not.
+    memory_only: leave everything else in the network as it is.
     """
 
     data: Path
@@ -70,6 +71,7 @@ class TrainConfig:
     recurrent: float = 0.5
     frames: int = 4
     flicker: float = 0.5
+    memory_only: bool = False
     gan: float = 0.0
     gan_start: float = 0.6
     gan_rate: float = 1e-4
@@ -77,7 +79,7 @@ class TrainConfig:
     lpips_vgg: Path | None = None
     identity: Path | None = None
     identity_norm: str = "arcface"
-    network: LiteConfig = field(default_factory=lambda: LiteConfig(in_channels=6))
+    network: LiteConfig = field(default_factory=lambda: LiteConfig(memory=32))
     mixture: Mixture = field(default_factory=Mixture)
     augmentation: Augmentation = field(default_factory=Augmentation)
     motion: Motion = field(default_factory=Motion)
@@ -105,7 +107,9 @@ class TrainConfig:
             raise UsageError("the adversarial loss starts at a share of the run: give --gan-start from 0 to below 1")
         if self.gan and any(min(s.size, s.gan) < SMALLEST for s in self.stages):
             raise UsageError(f"the adversarial loss needs windows of at least {SMALLEST} pixels in every stage")
-        if self.recurrent and (self.network.in_channels < 6 or self.frames < 2):
-            raise UsageError("training on clips needs a network of 6 input channels and clips of at least 2 frames")
+        if self.recurrent and (not self.network.memory or self.frames < 2):
+            raise UsageError("training on clips needs a network with memory and clips of at least 2 frames")
+        if self.memory_only and (self.recurrent < 1 or self.start is None):
+            raise UsageError("to train the memory alone give the weights to --start from, and --recurrent 1")
         if not self.stages or self.stages[-1].until < 1 or any(s.size % 32 or s.size > CROP_SIZE for s in self.stages):
             raise UsageError("stages must reach 1.0, with window sizes that are multiples of 32 up to 512")

@@ -28,7 +28,7 @@ from torch import Tensor
 from streamfix.errors import ModelError, UsageError
 from streamfix.restore.base import fast_bfloat16
 from streamfix.restore.lite.checkpoint import read_checkpoint, write_weights
-from streamfix.restore.lite.network import LiteConfig, LiteNet, extend_inputs
+from streamfix.restore.lite.network import LiteConfig, LiteNet
 from streamfix.train.adversary import Adversary, discriminator_gradients, generator_loss
 from streamfix.train.config import Stage, TrainConfig
 from streamfix.train.data import Batches, FacePairs, loader
@@ -60,8 +60,9 @@ class Trainer:
         self.device = best if c.device == "auto" else torch.device(c.device)
         self.net = LiteNet(c.network).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if c.start is not None:
-            state, shape = read_checkpoint(c.start)
-            self.net.load_state_dict(extend_inputs(state, shape, c.network.in_channels))
+            state, _ = read_checkpoint(c.start)
+            fresh = self.net.state_dict() if c.network.memory else {}  # a network that could not look back learns to
+            self.net.load_state_dict({**{k: v for k, v in fresh.items() if k.startswith("memory.")}, **state})
         # computing weights: bfloat16 where that is fast, but for the position embedding; the fp32 masters above are what
         # the optimiser moves
         self.dtype = torch.bfloat16 if self.device.type == "cuda" or fast_bfloat16() else torch.float32
@@ -73,8 +74,12 @@ class Trainer:
         threads = c.threads or torch.get_num_threads()
         self.pool = ThreadPoolExecutor(threads) if self.device.type == "cpu" and threads > 1 else None
         self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
-        matrices = [p for p in self.net.parameters() if p.ndim > 1]
-        vectors = [p for p in self.net.parameters() if p.ndim <= 1]
+        if c.memory_only:
+            for net in (self.net, self.worker):
+                for name, parameter in net.named_parameters():
+                    parameter.requires_grad_(name.startswith("memory."))
+        matrices = [p for p in _trained(self.net) if p.ndim > 1]
+        vectors = [p for p in _trained(self.net) if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": c.decay}, {"params": vectors, "weight_decay": 0.0}],
             lr=c.rate,
@@ -186,7 +191,7 @@ class Trainer:
             terms["gan"] = generator_loss(seen, judge)
         weights = self.weights()
         total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-        gradients = list(torch.autograd.grad(total, list(self.worker.parameters())))
+        gradients = list(torch.autograd.grad(total, _trained(self.worker), materialize_grads=True))
         values = {k: float(v.detach()) for k, v in {"total": total, **terms}.items()}
         if judge is None:
             return gradients, [], values
@@ -196,9 +201,9 @@ class Trainer:
     def train_step(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """One update; the unweighted terms and their weighted sum as `total`."""
         c = self.config
-        masters = list(self.net.parameters())
+        masters = _trained(self.net)
         with torch.no_grad():
-            torch._foreach_copy_(list(self.worker.parameters()), masters)
+            torch._foreach_copy_(list(self.worker.parameters()), list(self.net.parameters()))
         count = batch["clean"].shape[0]
         shard = self.stage(self.step).shard if self.pool is not None else count
         parts = [
@@ -274,6 +279,10 @@ class Trainer:
         self.step, self.sample, self.seconds = state["step"], state["sample"], state["seconds"]
         if self.adversary is not None and "adversary" in state:  # a run may be given an adversary later
             self.adversary.load_state_dict(state["adversary"])
+
+
+def _trained(net: LiteNet) -> list[torch.nn.Parameter]:
+    return [p for p in net.parameters() if p.requires_grad]
 
 
 def _channels_last(images: Tensor) -> Tensor:

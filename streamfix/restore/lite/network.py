@@ -29,17 +29,17 @@ _SLOPE = 0.1
 class LiteConfig:
     """Shape of the network; it travels in the metadata of the weight file.
 
-    in_channels: 3, or 6 where the network also takes the restored crop of the frame before.
     widths: channels at strides 4, 8, 16 and 32. encoder, decoder: residual blocks at strides 4, 8, 16. middle: at
-    stride 32. head: channels at strides 2 and 1.
+    stride 32. head: channels at strides 2 and 1. memory: channels of the gate that lets detail of the frame before
+    through; 0 for a network that does not look back.
     """
 
-    in_channels: int = 3
     widths: tuple[int, int, int, int] = (64, 112, 224, 256)
     encoder: tuple[int, int, int] = (1, 2, 2)
     middle: int = 3
     decoder: tuple[int, int, int] = (1, 2, 2)
     head: tuple[int, int] = (32, 8)
+    memory: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able fields."""
@@ -49,6 +49,7 @@ class LiteConfig:
     def from_dict(cls, fields: dict[str, Any]) -> LiteConfig:
         """The inverse of to_dict, also after JSON has turned tuples into lists."""
         known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        known.pop("in_channels", None)  # of files from before the memory; it was always 3
         return cls(**known)
 
 
@@ -92,7 +93,7 @@ class LiteNet(nn.Module):
         self.config = c = config or LiteConfig()
         w0, w1, w2, w3 = c.widths
         half, full = c.head
-        self.stem = _conv(16 * c.in_channels, w0)
+        self.stem = _conv(48, w0)
         self.encoder = nn.ModuleList(
             nn.Sequential(*(Block(w) for _ in range(n))) for w, n in zip(c.widths[:3], c.encoder, strict=True)
         )
@@ -104,9 +105,10 @@ class LiteNet(nn.Module):
             nn.Sequential(*(Block(w) for _ in range(n))) for w, n in zip(c.widths[:3], c.decoder, strict=True)
         )
         self.to_half = _shuffle_conv(w0, half)
-        self.fuse = _conv(half + 4 * c.in_channels, half)
+        self.fuse = _conv(half + 12, half)
         self.to_full = _shuffle_conv(half, full)
         self.out = _conv(full, 3, gain=0.1)
+        self.memory = Memory(w0, c.memory) if c.memory else None
 
     def position(self, height: int, width: int, origin: Tensor | None = None) -> Tensor:
         """Embedding of where each stride-16 cell lies in the template: float32 (B or 1, C, height/16, width/16).
@@ -137,14 +139,12 @@ class LiteNet(nn.Module):
         """Restore; x may be of more precision than the weights.
 
         previous: (B, 3, H, W), the restored crops of the frames before; all 0, or None, is none. Ignored by a network
-        of 3 input channels. origin: see position(). position: the embedding itself where the caller has it at hand
+        without memory. origin: see position(). position: the embedding itself where the caller has it at hand
         (inference keeps it).
         """
         if position is None:
             position = self.position(x.shape[-2], x.shape[-1], origin)
         inner = x.to(self.stem.weight.dtype)
-        if self.config.in_channels > 3:
-            inner = torch.cat((inner, torch.zeros_like(inner) if previous is None else previous.to(inner.dtype)), dim=1)
         y = F.leaky_relu(self.stem(F.pixel_unshuffle(inner, 4)), _SLOPE, inplace=True)
         skips = []
         for level, (blocks, down) in enumerate(zip(self.encoder, self.down, strict=True)):
@@ -156,12 +156,46 @@ class LiteNet(nn.Module):
         y = self.middle(y)
         for up, blocks, skip in zip(reversed(self.up), reversed(self.decoder), reversed(skips), strict=True):
             y = blocks(F.interpolate(up(y), scale_factor=2.0, mode="nearest") + skip)
+        features = y
         y = F.leaky_relu(F.pixel_shuffle(self.to_half(y), 2), _SLOPE, inplace=True)
         y = F.leaky_relu(self.fuse(torch.cat((y, F.pixel_unshuffle(inner, 2)), dim=1)), _SLOPE, inplace=True)
         y = F.leaky_relu(F.pixel_shuffle(self.to_full(y), 2), _SLOPE, inplace=True)
         # the sum keeps the precision of x: bfloat16 alone would quantise bright skin to half an 8-bit level
         residual: Tensor = self.out(y)
-        return x + residual.to(x.dtype)
+        answer = x + residual.to(x.dtype)
+        if self.memory is None or previous is None:
+            return answer
+        return self.memory(answer, x, previous.to(x.dtype), features)  # type: ignore[no-any-return]
+
+
+class Memory(nn.Module):
+    """Carries detail of the frame before into the answer, where it still belongs there.
+
+    What is carried is the difference to the answer before without its low frequencies, which always come from the frame
+    itself. A gate decides how much of it, from what changed in the picture and in the answer: at first the same
+    everywhere, then as trained. Averaged so over frames, noise and coding errors fade, and with them flicker.
+    """
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.first = _conv(features + 96, width)
+        self.block = Block(width)
+        self.gate = _conv(width, 1, gain=0.1)
+
+    def forward(self, answer: Tensor, x: Tensor, previous: Tensor, features: Tensor) -> Tensor:
+        """Steadied answer, (B, 3, H, W).
+
+        answer, x, previous: (B, 3, H, W); a sample whose `previous` is 0 throughout keeps its answer. features: (B, C,
+        H/4, W/4).
+        """
+        change = previous - answer
+        seen = torch.cat([F.pixel_unshuffle(d.to(features.dtype), 4) for d in (change, previous - x)], dim=1)
+        y = F.leaky_relu(self.first(torch.cat((features, seen), dim=1)), _SLOPE, inplace=True)
+        gate = torch.sigmoid(self.gate(self.block(y))).to(answer.dtype)
+        gate = F.interpolate(gate, scale_factor=4.0, mode="bilinear", align_corners=False)
+        coarse = F.interpolate(F.avg_pool2d(change, 16), scale_factor=16.0, mode="bilinear", align_corners=False)
+        there = (previous != 0).flatten(1).any(dim=1).to(answer.dtype).view(-1, 1, 1, 1)
+        return answer + there * gate * (change - coarse)
 
 
 class _Down(nn.Module):
@@ -176,15 +210,3 @@ class _Down(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mix(x)  # type: ignore[no-any-return]
-
-
-def extend_inputs(state: dict[str, Tensor], old: LiteConfig, in_channels: int) -> dict[str, Tensor]:
-    """Weights for a network with more input channels that answers exactly as before: the new weights are zero."""
-    extra = in_channels - old.in_channels
-    if extra < 0:
-        raise ValueError(f"cannot take channels away: {old.in_channels} -> {in_channels}")
-    grown = dict(state)
-    for key, per_channel in (("stem.weight", 16), ("fuse.weight", 4)):
-        w = state[key]
-        grown[key] = torch.cat((w, w.new_zeros(w.shape[0], extra * per_channel, *w.shape[2:])), dim=1)
-    return grown

@@ -54,7 +54,7 @@ class OpenVinoNet:
 
     def __init__(self, net: LiteNet, position: Tensor, threads: int) -> None:
         self.version = importlib.metadata.version("openvino")
-        self._extra = net.config.in_channels - 3
+        self._memory = net.memory is not None
         self._whole = _Whole(net, position).eval()
         self._threads = threads
         self._model: Any = None
@@ -68,7 +68,7 @@ class OpenVinoNet:
         Raises ModelError when this OpenVINO cannot take the network.
         """
         faces = [_rows(crops)]
-        if self._extra:
+        if self._memory:
             faces.append(np.zeros_like(faces[0]) if previous is None else _rows(previous))
         with self._lock:
             return torch.from_numpy(np.concatenate(self._answers(list(zip(*faces, strict=True)))))
@@ -112,7 +112,7 @@ class OpenVinoNet:
         from openvino.frontend import FrontEndManager
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-        example = tuple(torch.zeros(1, c, CROP_SIZE, CROP_SIZE) for c in (3, self._extra) if c)
+        example = tuple(torch.ones(1, 3, CROP_SIZE, CROP_SIZE) for _ in range(2 if self._memory else 1))
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # one pass over one face: it stalls for a second where another program takes a core
         try:

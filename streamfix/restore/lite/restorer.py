@@ -54,7 +54,7 @@ class LiteRestorer:
         with torch.no_grad():
             position = net.position(CROP_SIZE, CROP_SIZE)  # a constant for whole crops, computed once and in float32
             self._position = position.to(self.device, dtype).contiguous(memory_format=torch.channels_last)
-        self.recurrent = config.in_channels > 3
+        self.recurrent = config.memory > 0
         self._openvino: OpenVinoNet | None = None
         if self.device.type == "cpu" and dtype is torch.float32 and (available() if openvino is None else openvino):
             self._openvino = OpenVinoNet(net, position, self._threads)
