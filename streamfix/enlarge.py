@@ -19,7 +19,7 @@ from streamfix.restraint import restrain
 from streamfix.types import Crop, Frame, Image
 
 BACKGROUNDS = ("lanczos", "realesrgan")
-_TILE, _RIM = 256, 12
+_TILE, _RIM = 384, 32
 """Pixels of the input that Real-ESRGAN sees at once, and around them."""
 
 
@@ -96,13 +96,15 @@ class RealEsrgan:
         for y in range(0, height, _TILE):
             for x in range(0, width, _TILE):
                 h, w = min(_TILE, height - y), min(_TILE, width - x)
-                tile = padded[y : y + h + 2 * _RIM, x : x + w + 2 * _RIM].transpose(2, 0, 1)
+                tile = np.ascontiguousarray(padded[y : y + h + 2 * _RIM, x : x + w + 2 * _RIM].transpose(2, 0, 1))
                 run = self._net.create_extractor()
-                run.input("data", self._mat(np.ascontiguousarray(tile)).clone())  # a Mat does not keep its array alive
+                run.input("data", self._mat(tile).clone())  # a Mat does not keep its array alive
                 _, answer = run.extract("output")
                 inner = np.array(answer, np.float32)[:, 4 * _RIM : 4 * (_RIM + h), 4 * _RIM : 4 * (_RIM + w)]
-                if inner.shape != (3, 4 * h, 4 * w):
-                    raise ModelError("Real-ESRGAN answered with a picture of another size; leave --background out")
+                if inner.shape != (3, 4 * h, 4 * w) or not np.isfinite(inner).all():
+                    raise ModelError(
+                        "Real-ESRGAN answered with no picture or one of another size; leave --background out"
+                    )
                 codes = np.rint(np.clip(inner, 0, 1) * 255).astype(np.uint8)
                 large[4 * y : 4 * (y + h), 4 * x : 4 * (x + w)] = codes.transpose(1, 2, 0)
         return large

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from interlcm_small import CLIP, LCM, RELEASE, Release, release_files
+from interlcm_small import CLIP, LCM, RELEASE, Release, by_rule, release_files
 from typer.testing import CliRunner
 
 from streamfix.cli import app
@@ -20,6 +20,7 @@ from streamfix.errors import ModelError, UsageError
 from streamfix.models import find, pull, verify
 from streamfix.restore.base import best_restorer, load_restorer
 from streamfix.restore.interlcm.options import Options, split_spec
+from streamfix.restore.interlcm.text import embed_prompt
 
 FACE = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
@@ -213,6 +214,39 @@ def test_auto_takes_interlcm_where_a_gpu_and_its_weights_are(server: Release, ho
     assert (best_restorer(gpu), best_restorer(cpu)) == ("lite", "lite")
     pull(find("interlcm"))
     assert (best_restorer(gpu), best_restorer(cpu)) == ("interlcm", "lite")
+
+
+def test_a_text_in_place_of_the_visual_encoder(server: Release, home: Path) -> None:
+    """The text encoder is loaded for it, and neither the visual encoder nor CLIP's image tower is."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    text = home / "LCM_Dreamshaper_v7" / "text_encoder"
+    words = ["<|startoftext|>", "<|endoftext|>", *(f"{c}</w>" for c in "abcdef"), *"abcdef"]
+    (text.with_name("tokenizer")).mkdir(parents=True)
+    vocabulary = {word: number for number, word in enumerate(words)}
+    files = {"vocab.json": json.dumps(vocabulary), "merges.txt": "#version: 0.2\n"}
+    special = {"bos_token": words[0], "eos_token": words[1], "unk_token": words[1], "pad_token": words[1]}
+    files |= {"tokenizer_config.json": json.dumps(special | {"model_max_length": 77})}
+    files |= {"special_tokens_map.json": json.dumps(special)}
+    for name, content in files.items():
+        (text.with_name("tokenizer") / name).write_text(content)
+    config = CLIPTextConfig(
+        vocab_size=len(words), hidden_size=768, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    encoder = by_rule(CLIPTextModel(config), "text.")
+    encoder.save_pretrained(text)
+    ids = [0, vocabulary["a"], vocabulary["b</w>"], *[1] * 74]
+    tokenizer = CLIPTokenizer.from_pretrained(text.with_name("tokenizer"))
+    assert tokenizer("ab", padding="max_length").input_ids == ids
+    with torch.no_grad():
+        expected = encoder(torch.tensor([ids])).last_hidden_state
+    assert torch.allclose(embed_prompt("ab"), expected, atol=1e-5)
+    assert not torch.allclose(embed_prompt(""), expected, atol=1e-2)
+    pull(find("interlcm-1step"))
+    for gone in ("visual_encoder_1step.pth", "../clip-vit-base-patch16/pytorch_model.bin"):
+        (home / "InterLCM" / gone).unlink()
+    assert not torch.equal(load(prompt="ab"), load(visual="off"))
 
 
 def test_options_in_one_line() -> None:

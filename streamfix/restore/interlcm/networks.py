@@ -35,16 +35,16 @@ class ClipTokens(nn.Module):
     def __init__(self, tower: Any) -> None:
         super().__init__()
         self.tower = tower
-        self.register_buffer("mean", torch.tensor(CLIP_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(CLIP_STD).view(1, 3, 1, 1), persistent=False)
 
     def prepare(self, faces: Tensor) -> Tensor:
         """RGB in [-1, 1], (B, 3, H, W), to the tower's own input: bicubic without antialiasing, CLIP's mean and std."""
         size = self.tower.config.image_size
-        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        mean, std = (
+            faces.new_tensor(v).view(1, 3, 1, 1) for v in (CLIP_MEAN, CLIP_STD)
+        )  # no buffers: `to` would round them
         pixels = (faces + 1) / 2
         pixels = F.interpolate(pixels, size=(size, size), mode="bicubic", align_corners=False, antialias=False)
-        return (pixels - mean.to(pixels.dtype)) / std.to(pixels.dtype)
+        return (pixels - mean) / std
 
     def forward(self, faces: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, 1 + patches, width): (B, 197, 768) for ViT-B/16."""
