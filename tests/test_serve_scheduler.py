@@ -77,10 +77,9 @@ def test_a_slow_restorer_does_not_make_latency_grow_and_drops_are_counted():
     stages = Timed(0.015, 0.2)
     out, figures = drive(stages, frames=180)
     latencies = [latency for _, latency in out]
-    third = len(latencies) // 3
-    early, late = np.percentile(latencies[1:third], 95), np.percentile(latencies[-third:], 95)
-    assert late <= 1.2 * early
-    assert np.percentile(latencies, 95) < 0.2 + 0.015 + 0.2  # the work, and at most one wait for the newest frame
+    half = len(latencies) // 2
+    assert np.median(latencies[half:]) <= 1.2 * np.median(latencies[1:half])
+    assert np.median(latencies) < 0.2 + 0.015 + 0.1  # the work; never the length of a queue
     assert len(out) + figures.drops["superseded"] == 180
     assert figures.drops["superseded"] > 100
     assert stages.most <= 2
@@ -155,7 +154,8 @@ def test_the_plan_comes_to_rest_and_fits_unless_it_is_the_last(frame_, detect, m
     governor = Governor(overlap=0.3)
     plan = settled(costs, interval=interval, governor=governor)
     fits = costs.of(plan, overlap=0.3) <= 0.95 * min(interval, 1 / 15)
-    assert fits or plan == LADDER[-1]
+    cheaper = min(costs.of(later, overlap=0.3) for later in LADDER[LADDER.index(plan) :])
+    assert fits or costs.of(plan, overlap=0.3) <= cheaper / 0.98
 
 
 def test_a_plan_that_failed_is_tried_again_later_and_later():
@@ -240,17 +240,18 @@ def test_a_failing_model_is_raised_not_hidden():
 # --- the engine, on the sample ----------------------------------------------------------------------------------------
 
 
-class Brighter:
-    """A restorer whose work can be seen: faces come out lighter."""
+class Sharper:
+    """A restorer whose work can be seen: fine detail is drawn seven times as strong."""
 
-    name, sha256, device, dtype = "brighter", None, torch.device("cpu"), torch.float32
+    name, sha256, device, dtype = "sharper", None, torch.device("cpu"), torch.float32
 
     def restore(self, crops, noise=None):
-        return (crops.float() + 0.3).clamp(-1, 1)
+        crops = crops.float()
+        return (crops + 6 * (crops - torch.nn.functional.avg_pool2d(crops, 9, 1, 4))).clamp(-1, 1)
 
 
 def engine(plan: Plan, **settings) -> Engine:
-    models = Models({"lite": Brighter(), "passthrough": load_restorer("passthrough")})
+    models = Models({"lite": Sharper(), "passthrough": load_restorer("passthrough")})
     return Engine(
         models=models,
         detector=load_detector("retinaface", threads=1),
@@ -276,8 +277,8 @@ def test_faces_are_restored_and_the_rest_is_untouched(plan):
             changed.append(difference[100:260, 260:380].mean())
             time.sleep(0.02 if number < 20 else 0)
     work.stop()
-    assert changed[0] < 1.0  # it fades in
-    assert np.mean(changed[-4:]) > 10
+    assert changed[0] < 0.5  # it fades in
+    assert np.mean(changed[-4:]) > 2
 
 
 def test_settings_change_while_it_runs_and_wrong_ones_are_refused():
@@ -288,11 +289,13 @@ def test_settings_change_while_it_runs_and_wrong_ones_are_refused():
             work.finish(work.look(entry))
         for settings, expected in (
             (Settings(strength=0.0), 0),
-            (Settings(model="passthrough"), 1),
+            (Settings(model="passthrough"), 0),
             (Settings(faces="largest"), 1),
         ):
             work.change(settings)
-            assert work.finish(work.look(next(frames))).faces == expected
+            looked = work.look(next(frames))
+            assert len(looked.crops) == expected
+            assert work.finish(looked).faces == 1
     for wrong in ({"model": "none"}, {"faces": "/etc/passwd"}):
         with pytest.raises(UsageError):
             work.change(Settings(**wrong))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import av
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from streamfix.compose import compose
 from streamfix.errors import UsageError
@@ -17,12 +18,14 @@ from streamfix.faces.detect import Detector, detect_upright
 from streamfix.faces.live import LiveFollower
 from streamfix.faces.select import Selector, parse_select, size_of
 from streamfix.media.color import copy_picture, cut_out, to_rgb
-from streamfix.restore.base import Restorer, restore_images
+from streamfix.restore.base import RecurrentRestorer, Restorer, restore_next_images
+from streamfix.restraint import restrain
 from streamfix.serve.detail import Detail
 from streamfix.serve.figures import Figures
 from streamfix.serve.governor import Costs, Governor, Plan
 from streamfix.types import Crop, Frame, Placement
 
+_MOST_REMEMBERED = 32
 FACES = ("all", "largest", "center")
 """Which faces can be chosen while a stream runs."""
 
@@ -45,16 +48,20 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Looked:
-    """A frame after the first half: its faces and their crops. plan: the one it was looked at under."""
+    """A frame after the first half.
+
+    crops: of the faces to restore. faces: how many are followed. plan: the one it was looked at under.
+    """
 
     frame: Frame
     crops: list[Crop]
+    faces: int
     plan: Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """A finished frame. before: the input's picture, where it was asked for. faces: how many were restored."""
+    """A finished frame. before: the input's picture, where it was asked for. faces: how many are followed in it."""
 
     frame: Frame
     before: av.VideoFrame | None
@@ -73,10 +80,25 @@ class Models:
         """As `Settings.model` takes them; the first is the default."""
         return list(self._restorers)
 
-    def restore(self, model: str, crops: Sequence[Crop]) -> list[npt.NDArray[np.float32]]:
-        """Restored crops in their order. A recurrent restorer's state would be kept here, by stream and track id."""
+    def changes(self, model: str) -> bool:
+        """Whether a model does anything at all."""
+        return self._restorers[model].name != "passthrough"
+
+    def restore(self, model: str, crops: Sequence[Crop], memory: dict[int, Tensor]) -> list[npt.NDArray[np.float32]]:
+        """Restored crops in their order, as far as they do no harm (see restraint.py).
+
+        memory: of one stream, by track: what a recurrent restorer carries from one restoration of a face to its next;
+        it is brought up to date.
+        """
+        restorer, tracks = self._restorers[model], [c.placement.track_id for c in crops]
+        recurrent = isinstance(restorer, RecurrentRestorer) and restorer.recurrent
+        states = [memory.get(track) for track in tracks] if recurrent else None
         with self._lock:
-            return restore_images(self._restorers[model], [c.image for c in crops], batch_size=self._batch_size)
+            pictures, after = restore_next_images(
+                restorer, [c.image for c in crops], states, batch_size=self._batch_size
+            )
+        memory.update(zip(tracks, after, strict=False))
+        return [_restrained(c.image, p) for c, p in zip(crops, pictures, strict=True)]
 
 
 class Engine:
@@ -102,6 +124,7 @@ class Engine:
         self.keep_before = False
         self._cuts = CutDetector()
         self._follower = LiveFollower(select=select or parse_select(settings.faces, detector))
+        self._memory: dict[int, Tensor] = {}
         self._detail = Detail(self._restore)
         self._considered = figures.clock()
         self.check(settings)
@@ -140,6 +163,8 @@ class Engine:
         with figures.stage("follow"):
             placements = self._follower.step(frame, image, faces, cut=cut)
         strength = self._settings.strength
+        if not self._models.changes(self._settings.model):
+            strength = 0.0
         chosen = [replace(p, strength=p.strength * strength) for p in _largest(placements, plan.most_faces)]
         with figures.stage("cut"):
             crops = [
@@ -147,7 +172,9 @@ class Engine:
                 for p in chosen
                 if p.strength > 0.0
             ]
-        return Looked(frame=frame, crops=crops, plan=plan)
+        if cut:
+            self._memory.clear()
+        return Looked(frame=frame, crops=crops, faces=len(chosen), plan=plan)
 
     def finish(self, looked: Looked) -> Restored:
         """Restore the crops, or give them the detail that their tracks have, and lay them back."""
@@ -166,7 +193,7 @@ class Engine:
             for crop, picture in sorted(pairs, key=lambda pair: size_of(pair[0].placement)):
                 out = compose(out, crop, picture)
         self._consider(len(crops))
-        return Restored(frame=out, before=before, faces=len(crops))
+        return Restored(frame=out, before=before, faces=looked.faces)
 
     def stop(self) -> None:
         """End the thread of the detail."""
@@ -174,7 +201,10 @@ class Engine:
 
     def _restore(self, crops: Sequence[Crop]) -> list[npt.NDArray[np.float32]]:
         with self._figures.stage("restore"):
-            return self._models.restore(self._settings.model, crops)
+            pictures = self._models.restore(self._settings.model, crops, self._memory)
+        for track in list(self._memory)[:-_MOST_REMEMBERED]:
+            del self._memory[track]
+        return pictures
 
     def _consider(self, faces: int) -> None:
         now = self._figures.clock()
@@ -188,6 +218,11 @@ class Engine:
             frame=frame, detect=mean("detect") or 0.0, model=mean("restore"), lay=mean("lay") or 0.0, faces=faces
         )
         self.governor.consider(costs, interval=interval, now=now)
+
+
+def _restrained(crop: npt.NDArray[np.float32], restored: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    weight = restrain(crop, restored).weight[..., None]
+    return np.asarray(crop + weight * (restored - crop), dtype=np.float32)
 
 
 def _largest(placements: list[Placement], most: int | None) -> list[Placement]:

@@ -106,24 +106,24 @@ class Governor:
         rung = LADDER.index(self.plan)
         cost = costs.of(self.plan, overlap=self._overlap)
         if cost is not None and cost > FULL * budget:
-            if self._cheaper(rung, costs, cost) and now - self._changed >= PATIENCE / 2:
+            cheaper = self._cheaper(rung, costs, cost)
+            if cheaper is not None and now - self._changed >= PATIENCE / 2:
                 # a plan that had to be left at once is tried again later and later
                 self._penalty[rung] = min(2 * self._penalty.get(rung, PATIENCE), 60.0)
-                self._take(rung + 1, now)
+                self._take(cheaper, now)
         elif rung > 0 and now - self._changed >= self._penalty.get(rung - 1, PATIENCE):
             better = costs.of(LADDER[rung - 1], overlap=self._overlap)
             if better is not None and better <= ROOM * budget:
                 self._take(rung - 1, now)
         return self.plan
 
-    def _cheaper(self, rung: int, costs: Costs, cost: float) -> bool:
-        """Whether the next plan would save anything: to leave out faces that are not there does not."""
-        after = costs.of(LADDER[rung + 1], overlap=self._overlap) if rung + 1 < len(LADDER) else cost
-        return (
-            after is None
-            or after < _SAVES * cost
-            or (rung + 1 < len(LADDER) and not LADDER[rung + 1].fresh and self.plan.fresh)
-        )
+    def _cheaper(self, rung: int, costs: Costs, cost: float) -> int | None:
+        """The next plan that would save anything (to leave out faces that are not there does not), None where none does."""
+        for number, plan in enumerate(LADDER[rung + 1 :], start=rung + 1):
+            after = costs.of(plan, overlap=self._overlap)
+            if after is None or after < _SAVES * cost:
+                return number
+        return None
 
     def _take(self, rung: int, now: float) -> None:
         self.plan, self._changed = LADDER[rung], now

@@ -8,11 +8,12 @@ import logging
 import signal
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 
 from aiohttp import web
 
 from streamfix.errors import OutputError
-from streamfix.faces.detect import load_detector
+from streamfix.faces.detect import Detector, load_detector
 from streamfix.faces.select import parse_select
 from streamfix.restore.base import load_restorer
 from streamfix.serve.config import ServeConfig
@@ -34,19 +35,28 @@ def load_server(
     min_size: float = 0.0,
     strength: float = 1.0,
     threads: int | None = None,
+    ignore_background: bool = False,
+    embedding: Path | None = None,
+    embedding_norm: str = "arcface",
 ) -> LiveServer:
     """Load the models and make the server. The options are those of `enhance`. Raises a StreamfixError."""
     restorer = load_restorer(model, device=device, threads=threads)
     models = Models({restorer.name: restorer, "passthrough": load_restorer("passthrough")})
-    finder = load_detector(detector, threads=1)
+
+    def load() -> Detector:
+        # one core searches, or two streams would trip over each other's threads
+        return load_detector(detector, threads=1, embedding=embedding, embedding_norm=embedding_norm)
+
+    finder = load()
     settings = Settings(strength=strength, model=models.names[0], faces=faces)
-    fixed = None if faces in FACES and min_size == 0 else parse_select(faces, finder, min_size=min_size)
+    fixed = None
+    if faces not in FACES or min_size > 0 or ignore_background:
+        fixed = parse_select(faces, finder, min_size=min_size, ignore_background=ignore_background)
 
     def make_engine(figures: Figures) -> Engine:
-        # one core searches, or two streams would trip over each other's threads
         return Engine(
             models=models,
-            detector=load_detector(detector, threads=1),
+            detector=load(),
             settings=settings,
             figures=figures,
             select=fixed,

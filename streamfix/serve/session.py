@@ -61,7 +61,9 @@ class Session:
         self.log = logging.LoggerAdapter(_log, {"session": self.id[:8], "kind": kind})
         self._config, self._on_close, self._view = config, on_close, view
         servers = [RTCIceServer(urls=s.url, username=s.username, credential=s.credential) for s in config.ice_servers]
-        self._pc = RTCPeerConnection(RTCConfiguration(iceServers=servers))  # an empty list: aiortc asks a public one else
+        self._pc = RTCPeerConnection(
+            RTCConfiguration(iceServers=servers)
+        )  # an empty list: aiortc asks a public one else
         self._viewer: Viewer | None = None
         self._sender: RTCRtpSender | None = None
         self._channel: RTCDataChannel | None = None
