@@ -169,12 +169,18 @@ class Pipeline:
                     matrix=fit_similarity(f.landmarks),
                     strength=self.strength * frontal(f.landmarks),
                     face=f,
+                    embedding=f.embedding,
                 )
                 for f in found.faces
                 if f.score >= STILL_SCORE
             ]
             if self.select is not None:
-                placements = self.select.choose(found.frame, placements)
+                choices = self.select.choose(found.frame, placements)
+                placements = [
+                    replace(p, strength=p.strength * choices[p.track_id].strength)
+                    for p in placements
+                    if p.track_id in choices
+                ]
             yield found.frame, placements
 
     def cut_out(self, placed: Iterable[tuple[Frame, list[Placement]]]) -> Iterator[tuple[Frame, list[Crop]]]:
@@ -305,13 +311,22 @@ def load_pipeline(
     batch_size: int = 4,
     recurrent: bool = True,
     protect: bool = True,
+    ignore_background: bool = False,
+    embedding: str | Path | None = None,
+    embedding_norm: str = "arcface",
 ) -> Pipeline:
-    """Load restorer and detector by name, once for many files. Raises ModelError or UsageError."""
-    finder = load_detector(detector)
+    """Load restorer and detector by name, once for many files.
+
+    faces: all, largest, center, a reference photo, or a TOML file of people. embedding: an ONNX face embedding that
+    tells people apart, and embedding_norm its input scaling, arcface or imagenet. Raises ModelError, UsageError, or
+    InputError for a reference photo that cannot be used.
+    """
+    known = Path(embedding) if embedding is not None else None
+    finder = load_detector(detector, embedding=known, embedding_norm=embedding_norm)
     return Pipeline(
         restorer=load_restorer(model, device=device),
         detector=finder,
-        select=parse_select(faces, finder, min_size=min_size),
+        select=parse_select(faces, finder, min_size=min_size, ignore_background=ignore_background),
         strength=strength,
         lookahead=lookahead,
         batch_size=batch_size,
@@ -334,7 +349,7 @@ def enhance(
     start: float | None = None,
     end: float | None = None,
     compare: bool = False,
-    codec: str = "h264",
+    codec: str = "auto",
     crf: int | None = None,
     preset: str | None = None,
     drop: Collection[str] = (),

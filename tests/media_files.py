@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
+from skimage import data
 
 INTERLACED = (1 << 18) | (1 << 29)  # AV_CODEC_FLAG_INTERLACED_DCT | AV_CODEC_FLAG_INTERLACED_ME
 
@@ -27,6 +29,17 @@ def pattern(number: int, *, size: tuple[int, int] = (64, 48), pix_fmt: str = "yu
         else:
             plane.update(values.astype(np.uint8).tobytes())
     return picture
+
+
+def portrait(number: int, *, size: tuple[int, int] = (160, 120), pix_fmt: str = "yuv420p") -> av.VideoFrame:
+    """Head and shoulders (scikit-image's astronaut, a face a third of the width) that move by a pixel a frame, at full depth."""
+    width, height = size
+    tall = min(240, 320 * height // width)
+    left = 60 + 2 * (number % 20)
+    picture = cv2.resize(data.astronaut()[:tall, left : left + 300], size, interpolation=cv2.INTER_AREA)
+    deep = picture.astype(np.uint16) * 256 + np.arange(width, dtype=np.uint16)[None, :, None] % 256  # low bits too
+    out = av.VideoFrame.from_ndarray(deep, format="rgb48le").reformat(format=pix_fmt, interpolation="BICUBIC")
+    return out
 
 
 def make_video(
@@ -51,16 +64,19 @@ def make_video(
     attachment: bytes | None = None,
     metadata: Mapping[str, str] | None = None,
     container_options: Mapping[str, str] | None = None,
+    form: str | None = None,
+    scene: Callable[..., av.VideoFrame] = pattern,
 ) -> Path:
     """Write a clip and return its path.
 
     pts: in units of time_base, 0, 1, 2 ... by default. color: matrix, range, transfer, primaries. rotation: degrees clockwise that
     stand it upright. audio: an encoder for each tone. subtitles: languages of SubRip streams with a line at the very beginning and one
-    near the end. chapters: begin, end (seconds), title.
+    near the end. chapters: begin, end (seconds), title. form: FFmpeg's name of the container, by the suffix else. scene: what
+    the pictures are, called as `pattern` is.
     """
     stamps = list(range(frames)) if pts is None else list(pts)
     scale = {"movie_timescale": str(time_base.denominator)} if path.suffix in (".mp4", ".mov") else {}
-    with av.open(str(path), "w", container_options={**scale, **(container_options or {})}) as out:
+    with av.open(str(path), "w", format=form, container_options={**scale, **(container_options or {})}) as out:
         video = out.add_stream(codec, rate=Fraction(rate))
         context = video.codec_context
         video.width, video.height, video.pix_fmt = *size, pix_fmt
@@ -93,7 +109,7 @@ def make_video(
             ])  # fmt: skip
         end = float((stamps[-1] + 1) * time_base)
         for number, stamp in enumerate(stamps):
-            picture = pattern(number, size=size, pix_fmt=pix_fmt)
+            picture = scene(number, size=size, pix_fmt=pix_fmt)
             picture.pts, picture.time_base = stamp, time_base
             out.mux(video.encode(picture))
         out.mux(video.encode(None))
@@ -110,7 +126,7 @@ def make_video(
 
 
 def _add_tone(out: Any, codec: str) -> Any:
-    stream = out.add_stream(codec, rate=48000 if codec == "aac" else 44100)
+    stream = out.add_stream(codec, rate=48000 if codec in ("aac", "libopus") else 44100)
     stream.codec_context.layout = "mono"
     if codec != "aac":
         stream.codec_context.format = "s16"
@@ -126,7 +142,7 @@ def _add_text(out: Any, language: str) -> Any:
 
 def _tone(out: Any, stream: Any, pitch: float, seconds: float) -> None:
     context = stream.codec_context
-    rate, size = context.sample_rate, 1024 if context.name == "aac" else 1152
+    rate, size = context.sample_rate, {"aac": 1024, "libopus": 960}.get(context.name, 1152)
     for start in range(0, int(rate * seconds), size):
         wave = 0.3 * np.sin(2 * np.pi * pitch * np.arange(start, start + size) / rate)
         if context.format.name.startswith("flt"):

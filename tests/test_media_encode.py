@@ -13,6 +13,7 @@ from test_media_time import copy
 
 from streamfix.errors import OutputError, UsageError
 from streamfix.media import open_sink, open_source
+from streamfix.media.containers import default_codec
 
 PQ = (9, 1, 16, 9)  # BT.2020, limited range, SMPTE ST 2084
 MASTERING = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50):max-cll=1000,400"
@@ -181,8 +182,32 @@ def test_unknown_and_absent_encoders(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"\.mkv \(matroska\) cannot hold gif; choose another codec$"):
         copy(source, tmp_path / "out.mkv", codec="gif")
     with pytest.raises(OutputError, match=r"\.webm \(webm\) cannot hold libx264; choose another codec, or write .mkv"):
-        copy(source, tmp_path / "out.webm")
+        copy(source, tmp_path / "out.webm", codec="h264")
+    with pytest.raises(OutputError, match=r"\.mpg does not keep the time of frames of libx264; leave out --codec"):
+        copy(source, tmp_path / "out.mpg", codec="h264")
     assert [p.name for p in tmp_path.iterdir()] == ["in.mkv"]
+
+
+@pytest.mark.parametrize(
+    ("form", "pixels", "codec"),
+    [
+        ("mp4", "yuv420p", "h264"),
+        ("matroska", "yuvj444p", "h264"),
+        ("mp4", "yuv420p10le", "hevc"),
+        ("mpegts", "yuv422p10le", "hevc"),
+        ("flv", "yuv420p10le", "h264"),
+        ("mov", "yuva444p12le", "prores_ks"),
+        ("matroska", "yuva420p", "ffv1"),
+        ("mp4", "yuva420p", "h264"),
+        ("webm", "yuv420p10le", "av1"),
+        ("webm", "yuv444p", "libvpx-vp9"),
+        ("webm", "yuva420p", "libvpx-vp9"),
+        ("vob", "yuv420p", "mpeg2video"),
+    ],
+)
+def test_the_codec_that_is_chosen(form: str, pixels: str, codec: str) -> None:
+    assert default_codec(form, pixels, 640, 480) == codec
+    assert default_codec("mp4", "yuv420p10le", 640, 48) == "h264"  # too small for x265
 
 
 def test_a_hardware_encoder_works_or_says_so_before_any_frame(tmp_path: Path) -> None:

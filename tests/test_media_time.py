@@ -12,7 +12,7 @@ from media_files import make_video, packets, pictures, planes, times
 
 from streamfix.errors import InputError, OutputError, UsageError
 from streamfix.media import open_sink, open_source
-from streamfix.media.video import Timeline
+from streamfix.media.timeline import Timeline
 
 
 def copy(source: Path, target: Path, **options: object) -> Path:

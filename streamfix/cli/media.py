@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamfix.cli import interlcm
+from streamfix.cli import interlcm, people
 from streamfix.cli.common import err, job_progress, out, plain, seconds, told
 from streamfix.errors import OutputError, StreamfixError, UsageError
 
@@ -37,8 +37,11 @@ def enhance(
         str, typer.Option(help="auto, retinaface, insightface, insightface:PACK or insightface:DIRECTORY.")
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
-    faces: Annotated[str, typer.Option(help="all, largest, center, or a reference photo.")] = "all",
-    min_size: Annotated[float, typer.Option(help="Leave faces smaller than this many source pixels.", min=0)] = 0.0,
+    faces: people.Faces = "all",
+    min_size: people.MinSize = 0.0,
+    ignore_background: people.IgnoreBackground = False,
+    embedding: people.Embedding = None,
+    embedding_norm: people.EmbeddingNorm = "arcface",
     strength: Annotated[float, typer.Option(help="0 is the input, 1 the restored face.", min=0, max=1)] = 1.0,
     recurrent: Annotated[bool, typer.Option(help="Guide each face by the frame before, where the model can.")] = True,
     protect: Annotated[
@@ -48,8 +51,11 @@ def enhance(
     end: Annotated[str | None, typer.Option(help="End before this time, written likewise.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Write input and output side by side.")] = False,
     codec: Annotated[
-        str, typer.Option(help="h264, hevc, av1, ffv1, or an FFmpeg encoder such as h264_nvenc.")
-    ] = "h264",
+        str,
+        typer.Option(
+            help="h264, hevc, av1, ffv1, or an FFmpeg encoder such as h264_nvenc; auto is h264, or what keeps 10 bits and alpha."
+        ),
+    ] = "auto",
     crf: Annotated[int | None, typer.Option(help="Quality of the encoder: lower is better.", min=0, max=63)] = None,
     preset: Annotated[str | None, typer.Option(help="Preset of the encoder, as FFmpeg names them.")] = None,
     drop: Annotated[
@@ -102,6 +108,9 @@ def enhance(
         device=device,
         faces=faces,
         min_size=min_size,
+        ignore_background=ignore_background,
+        embedding=embedding,
+        embedding_norm=embedding_norm,
         strength=strength,
         recurrent=recurrent,
         protect=protect,

@@ -14,16 +14,16 @@ import av.error
 import av.stream
 
 from streamfix.errors import OutputError, UsageError
+from streamfix.media import containers
 from streamfix.media.facts import codec_name
-from streamfix.media.video import Timeline, is_cover, open_container
+from streamfix.media.timeline import Timeline
+from streamfix.media.video import is_cover, open_container
 
 if TYPE_CHECKING:
     Packet = av.Packet[av.stream.Stream]
 
 _KINDS = {"audio": "audio", "subtitles": "subtitle", "data": "data", "attachments": "attachment", "video": "video"}
-_MATROSKA = {"matroska"}
 _EQUAL_STAMPS = {"matroska", "webm", "mpegts"}
-_MOV = {"mov", "mp4", "ipod", "3gp", "3g2", "psp", "f4v"}
 # what MPEG-TS can carry so that it is found again; FFmpeg writes anything else as nameless private data
 _TRANSPORT = {"mp2", "mp3", "mp1", "aac", "aac_latm", "ac3", "eac3", "dts", "truehd", "opus", "s302m"}
 _TRANSPORT |= {"dvb_subtitle", "dvb_teletext", "hdmv_pgs_subtitle", "klv", "timed_id3", "scte_35"}
@@ -85,7 +85,7 @@ class StreamCopier:
     def _wanted(self) -> list[av.stream.Stream]:
         out = []
         chapters = bool(self._input.chapters())
-        tagged = self._output.format.name in _MOV | _MATROSKA
+        tagged = self._output.format.name in containers.MOV | {"matroska"}
         for stream in self._input.streams:
             if stream.index in self._dropped or stream.index == self._video:
                 continue
@@ -114,7 +114,7 @@ class StreamCopier:
 
     def add(self, stream: av.stream.Stream) -> None:
         """Give the output a stream like this one."""
-        if is_cover(stream) and self._output.format.name in _MATROSKA:
+        if is_cover(stream) and self._output.format.name == "matroska":
             name, mime = _COVER_TYPES[codec_name(stream)]
             data = next((bytes(p) for p in self._input.demux(stream) if p.size), b"")
             attached = self._output.add_attachment(
@@ -220,7 +220,7 @@ class StreamCopier:
             if cover:
                 packet.pts = packet.dts = 0
             packet.pts = max(packet.pts, packet.dts)
-            if not packet.duration and self._output.format.name in _MOV:
+            if not packet.duration and self._output.format.name in containers.MOV:
                 packet.duration = (
                     timeline.step
                 )  # MP4 ends with its last sample's duration: with none it would be cut off
@@ -239,8 +239,8 @@ class StreamCopier:
 
 def _fits(stream: av.stream.Stream, form: str) -> bool:
     """Whether a container can hold a stream: the muxer itself says so when it is given the stream alone."""
-    if stream.type == "attachment" or (is_cover(stream) and form in _MATROSKA):
-        return form in _MATROSKA and (stream.type == "attachment" or codec_name(stream) in _COVER_TYPES)
+    if stream.type == "attachment" or (is_cover(stream) and form == "matroska"):
+        return form == "matroska" and (stream.type == "attachment" or codec_name(stream) in _COVER_TYPES)
     if is_cover(stream) and form not in HOLDS_COVER:
         return False
     if stream.type in ("data", "subtitle") and form in ("avi", "flv", "mpeg", "vob"):

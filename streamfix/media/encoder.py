@@ -19,15 +19,16 @@ _log = logging.getLogger(__name__)
 os.environ.setdefault("SVT_LOG", "0")
 
 CODECS = {"h264": "libx264", "hevc": "libx265", "h265": "libx265", "av1": "libsvtav1", "ffv1": "ffv1"}
-"""Short names -> FFmpeg encoders. Any other encoder goes by FFmpeg's own name (h264_nvenc ...)."""
+"""Short names -> FFmpeg encoders. Any other encoder goes by FFmpeg's own name (h264_nvenc ...); auto: `containers.default_codec`."""
 
 _CRF = {
     "libx264": 18,
     "libx265": 20,
     "libsvtav1": 26,
+    "libvpx-vp9": 22,
     "mpeg2video": 18,
 }  # visually close to lossless, in each one's scale
-_CRF_MAX = {"libsvtav1": 63}
+_CRF_MAX = {"libsvtav1": 63, "libvpx-vp9": 63, "libvpx": 63}
 _PRESET = {"libx264": "veryfast", "libx265": "fast", "libsvtav1": "8"}
 _X26X = ["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo"]
 _PRESETS = {"libx264": _X26X, "libx265": _X26X, "libsvtav1": [str(n) for n in range(14)]}
@@ -64,6 +65,8 @@ def options(encoder: str, *, crf: int | None, preset: str | None) -> dict[str, s
     value = str(crf if crf is not None else _CRF.get(encoder, 19))
     if encoder in ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "libvpx", "libaom-av1", "libx264rgb"):
         out["crf"] = value
+        if encoder.startswith("libvpx"):
+            out |= {"b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}  # without b=0 the rate is limited
     elif encoder.endswith("_nvenc"):
         out |= {"rc": "vbr", "cq": value, "preset": "p5"}
     elif encoder.endswith("_qsv"):
@@ -105,15 +108,28 @@ def pixel_format(name: str, codec: av.codec.Codec, width: int, height: int) -> s
         if candidate in offered:
             return candidate
     usable = [f for f in offered if not f.startswith("yuvj")] or offered
-    best, _ = find_best_pix_fmt_of_list(usable, plain)
+    best, _ = find_best_pix_fmt_of_list(usable, plain, has_alpha=True)
     chosen = best.name if best is not None else usable[0]
-    if _has_alpha(plain) and not _has_alpha(chosen):
-        _log.warning("%s holds no transparency: it is left out; ffv1 in .mkv keeps it", codec.name)
+    lost = _lost(plain, chosen)
+    if lost:
+        _log.warning("%s does not hold %s: %s; --codec ffv1 in .mkv keeps all", codec.name, plain, lost)
     return chosen
 
 
-def _has_alpha(name: str) -> bool:
-    return any(c.is_alpha for c in av.VideoFormat(name, 16, 16).components)
+def _lost(name: str, chosen: str) -> str:
+    """What a picture loses from one pixel format to the other, in words; empty for nothing that can be seen."""
+    one, two = (av.VideoFormat(n, 16, 16) for n in (name, chosen))
+    bits, left = (max(c.bits for c in f.components) for f in (one, two))
+    out = []
+    if any(c.is_alpha for c in one.components) and not any(c.is_alpha for c in two.components):
+        out.append("its transparency is left out")
+    if left < bits:
+        out.append(f"{bits} bits a sample become {left}")
+    if len(one.components) > 2 and len(two.components) > 2 and not one.is_rgb and not two.is_rgb:
+        area, less = (f.components[1].width * f.components[1].height for f in (one, two))
+        if less < area:
+            out.append("its colour loses resolution")
+    return " and ".join(out)
 
 
 def fits(name: str, width: int, height: int) -> bool:

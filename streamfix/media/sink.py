@@ -19,7 +19,7 @@ def open_sink(
     path: str | Path,
     *,
     like: Source,
-    codec: str = "h264",
+    codec: str = "auto",
     crf: int | None = None,
     preset: str | None = None,
     drop: Collection[str] = (),
@@ -28,7 +28,8 @@ def open_sink(
 ) -> Sink:
     """Open an output for the frames of `like`; its suffix chooses the container or the image format.
 
-    codec: h264, hevc, av1, ffv1, or the FFmpeg name of an encoder (h264_nvenc ...). crf, preset: in the encoder's own scale.
+    codec: auto (H.264, or what keeps the input's depth and transparency, see `containers.default_codec`), h264, hevc, av1,
+    ffv1, or the FFmpeg name of an encoder (h264_nvenc ...). crf, preset: in the encoder's own scale.
     drop: what not to copy: "audio", "subtitles", "data", "attachments", "video" (other video streams), or stream indexes.
     tags: added to the metadata of the output. Images take none of codec, crf, preset and drop.
     The output appears under its name when the with-block is left without an exception, and not at all otherwise.

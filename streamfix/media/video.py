@@ -18,12 +18,14 @@ from streamfix.errors import InputError
 from streamfix.media import facts
 from streamfix.media.base import Source
 from streamfix.media.deinterlace import Deinterlacer
+from streamfix.media.timeline import Holes, Timeline
 from streamfix.types import Facts, Frame
 
 _log = logging.getLogger(__name__)
 
 GENERATE_PTS = 1  # AVFMT_FLAG_GENPTS, which PyAV sets on every container
 _BACK_OFF = (0, 2, 10, 60)  # seconds before the start to seek to, until a frame at or before it is decoded
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _DECLARES_DURATION = {"mov", "matroska", "avi", "flv"}  # the others' duration is worked out from the packets themselves
 
 
@@ -82,46 +84,14 @@ def is_cover(stream: av.stream.Stream) -> bool:
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
-class Timeline:
-    """Makes time stamps rise strictly, and counts every one that had to be changed.
-
-    Small steps back are moved to the next tick after the previous stamp; a jump back by more than a second is taken for a new
-    time line (joined recordings) that goes on where the old one ended. strict: equal stamps are moved too.
-    """
-
-    def __init__(self, time_base: Fraction, *, strict: bool = True) -> None:
-        self.second = max(int(1 / time_base), 1)
-        self.least = 1 if strict else 0
-        self.last: int | None = None
-        self.step = 1
-        self.offset = 0
-        self.changed = 0
-
-    def __call__(self, stamp: int) -> int:
-        """The stamp to use in place of this one."""
-        stamp += self.offset
-        if self.last is None:
-            self.last = stamp
-            return stamp
-        if stamp < self.last + self.least:
-            self.changed += 1
-            if self.last - stamp > self.second:
-                self.offset += self.last + self.step - stamp
-                stamp = self.last + self.step
-            else:
-                stamp = self.last + self.least
-        self.step, self.last = max(stamp - self.last, 1), stamp
-        return stamp
-
-
 class VideoSource(Source):
     """The frames of a video file.
 
-    index: of the stream decoded. color: its tags. display_matrix: nine integers or None. hdr: static HDR metadata or None.
-    sample_aspect_ratio: of the stored pixels, 0 where the file does not say. metadata, stream_metadata, disposition: the
-    file's and the stream's own tags. audio_rates: samples a second of each audio stream. covers: indexes of
-    cover art. interlaced: whether the first frame
-    is. origin: seconds at which the file starts, which `start` and `end` count from.
+    index: of the stream decoded. pixels: name of its pixel format. color: its tags. display_matrix: nine integers or None.
+    hdr: static HDR metadata or None. sample_aspect_ratio: of the stored pixels, 0 where the file does not say. metadata,
+    stream_metadata, disposition: the file's and the stream's own tags. audio_rates: samples a second of each audio stream.
+    covers: indexes of cover art. interlaced: whether the first frame is. origin: seconds at which the file starts, which
+    `start` and `end` count from.
     """
 
     is_still = False
@@ -173,7 +143,7 @@ class VideoSource(Source):
     def _look_at(self, picture: av.VideoFrame) -> None:
         """Take over what holds for the whole stream from its first picture."""
         stream, data = self._stream, facts.side_data(picture)
-        self.width, self.height = picture.width, picture.height
+        self.width, self.height, self.pixels = picture.width, picture.height, picture.format.name
         self.color = facts.color_tags(picture, facts.chroma_location(self._descriptions.get(self.index, "")))
         self.display_matrix, self.hdr = facts.display_matrix(data), facts.hdr_metadata(data)
         self.rotation = facts.clockwise(picture.rotation)
@@ -287,7 +257,7 @@ class VideoSource(Source):
             yield picture, stamp
 
     def _pictures(self) -> Iterator[av.VideoFrame]:
-        context, newest = self._stream.codec_context, None
+        context, newest = self._decoder(), None
         for packet in self._packets():
             try:
                 pictures = context.decode(packet)
@@ -304,9 +274,19 @@ class VideoSource(Source):
             self.damaged += 1
             yield from self._tail(newest)
 
+    def _decoder(self) -> av.VideoCodecContext:
+        """The stream's own decoder; libvpx's where FFmpeg's own would leave the transparency of VP8 and VP9 out."""
+        context = self._stream.codec_context
+        name = _WITH_ALPHA.get(context.codec.canonical_name)
+        if name is None or {k.lower(): v for k, v in self._stream.metadata.items()}.get("alpha_mode") != "1":
+            return context
+        other = av.CodecContext.create(name, "r")
+        assert isinstance(other, av.VideoCodecContext)
+        return other
+
     def _packets(self) -> Iterator[av.Packet[av.stream.Stream]]:
         """Packets of the video stream. Notes where the others end too, to tell a file that was cut off."""
-        reached = Fraction(0)
+        reached, holes = Fraction(0), Holes(self._container.format.name)
         packets = self._container.demux()
         while True:
             try:
@@ -318,6 +298,7 @@ class VideoSource(Source):
                 break
             if not packet.size:  # the demuxer's own flush packets, and frames that AVI left out
                 continue
+            self.damaged += holes(packet, self.index)
             if packet.stream.type in ("video", "audio", "subtitle") and packet.pts is not None:
                 reached = max(reached, (packet.pts + (packet.duration or 0)) * packet.time_base)
             if packet.stream_index == self.index:

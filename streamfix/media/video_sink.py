@@ -13,8 +13,8 @@ import av.container
 import av.error
 
 from streamfix.errors import OutputError
+from streamfix.media import containers, matroska
 from streamfix.media import encoder as encoders
-from streamfix.media import matroska
 from streamfix.media.base import Sink
 from streamfix.media.copy import HOLDS_COVER, StreamCopier
 from streamfix.media.part import explain, part_of, prepare
@@ -23,15 +23,6 @@ from streamfix.types import Frame
 
 _log = logging.getLogger(__name__)
 
-_MOV = {"mov", "mp4", "ipod", "3gp", "3g2", "psp", "f4v"}
-_MATROSKA = {"matroska", "webm"}
-_PROGRAM = {"mpeg", "vob", "dvd", "svcd", "vcd", "mpeg1video", "mpeg2video"}
-_ON_A_GRID = _PROGRAM | {"avi"}  # these know frames by their number at a constant rate
-_KEEPS_ROTATION = _MOV | _MATROSKA
-_NO_REORDERING = _ON_A_GRID | {
-    "mpegts",
-    "flv",
-}  # time stamps below zero or without pts do not come back as they went in
 _HAS_ASPECT = {"libx264", "libx265", "mpeg2video", "h264_nvenc", "hevc_nvenc"}  # in the stream itself
 _MAX_TIMESCALE = 2**31 - 1
 _OWN_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # these speak of the container itself
@@ -87,19 +78,24 @@ class VideoSink(Sink):
         tags: Mapping[str, str],
     ) -> None:
         self.path, self._like, self._tags, self._crf = path, like, dict(tags), crf
-        form = _format_of(path)
-        self._program = form in _PROGRAM
-        if self._program and codec == "h264":
-            codec, form = "mpeg2video", "vob" if form == "mpeg" else form
-            _log.info("%s is a program stream: encoding MPEG-2", path)
+        form = containers.format_of(path)
+        self._program = form in containers.PROGRAM
+        if codec == "auto":
+            codec = containers.default_codec(form, like.pixels, like.width, like.height)
+        if form == "mpeg" and codec == "mpeg2video":
+            form = "vob"
         self._codec = encoders.find_encoder(codec)
         self.encoder = self._codec.name
+        if self._program and self.encoder not in ("mpeg2video", "mpeg1video"):
+            raise OutputError(
+                f"{path.suffix} does not keep the time of frames of {self.encoder}; leave out --codec, or write .mp4 or .mkv"
+            )
         self._options = encoders.options(self.encoder, crf=crf, preset=preset)
         self._form = form
         # MP4 keeps either any tags or the ones that iTunes knows; cover art is among the latter
         covers = [] if "attachments" in drop else [i for i in like.covers if str(i) not in drop]
         self._itunes = form in HOLDS_COVER and bool(covers)
-        if like.display_matrix is not None and form not in _KEEPS_ROTATION:
+        if like.display_matrix is not None and form not in containers.KEEPS_ROTATION:
             raise OutputError(f"{path.suffix} cannot hold the rotation of {like.path}; choose .mp4, .mov or .mkv")
         if "hardware" in _capabilities(self._codec):
             self._try_hardware()
@@ -110,6 +106,7 @@ class VideoSink(Sink):
         self._stamps: dict[int, int] = {}
         self._shift = 0
         self._last: int | None = None
+        self._scaled = False
         try:
             self._output = self._open()
             self._copier = StreamCopier(like.path, self._output, video=like.index, drop=drop)
@@ -135,13 +132,13 @@ class VideoSink(Sink):
         options: dict[str, str] = {
             "max_interleave_delta": "1000000"
         }  # 1 s: silent streams must not hold back the others
-        if self._form in _MATROSKA:
+        if self._form in containers.MATROSKA:
             options["avoid_negative_ts"] = "disabled"  # AAC priming lies before 0 and would push the video late
         elif self._program:
             options |= {"preload": "0", "avoid_negative_ts": "disabled"}
         elif self._form == "mpegts":
             options |= {"mpegts_copyts": "1", "avoid_negative_ts": "disabled"}
-        elif self._form in _MOV:
+        elif self._form in containers.MOV:
             scale = self._like.time_base.denominator
             while scale < 10000:
                 scale *= 2
@@ -187,7 +184,7 @@ class VideoSink(Sink):
         self._size, self._pixels = (width, height), name
         context.width, context.height, context.pix_fmt = width, height, name
         self._time_base = frame.time_base
-        if self._form in _ON_A_GRID:
+        if self._form in containers.ON_A_GRID:
             self._grid = encoders.standard(encoders.tame(like.rate))
             context.time_base = 1 / self._grid
             context.framerate = self._grid
@@ -206,11 +203,11 @@ class VideoSink(Sink):
             options["chroma_sample_location"] = tags.chroma_location
         if picture.interlaced_frame:
             context.flags |= _INTERLACED
-        if self._form in _NO_REORDERING:
+        if self._form in containers.NO_REORDERING:
             context.max_b_frames = 0
         if self.encoder == "mpeg2video":
             context.qscale, context.global_quality = True, encoders.quantiser(self._crf)
-        if self.encoder in ("libx265",) and self._form in _MOV:
+        if self.encoder in ("libx265",) and self._form in containers.MOV:
             context.codec_tag = "hvc1"  # the tag that Apple's players insist on
         if like.dynamic_hdr:
             _log.warning("dynamic HDR metadata (%s) is left out", ", ".join(like.dynamic_hdr))
@@ -303,6 +300,12 @@ class VideoSink(Sink):
         if (picture.format.name, (picture.width, picture.height)) == (self._pixels, self._size):
             return picture
         width, height = self._size
+        if (picture.width, picture.height) != self._size and not self._scaled:
+            self._scaled = True
+            _log.warning(
+                "%s changes its size from %dx%d to %dx%d on the way: what differs is scaled to the first",
+                self._like.path, width, height, picture.width, picture.height,
+            )  # fmt: skip
         if picture.format.is_rgb and not av.VideoFormat(self._pixels, 16, 16).is_rgb:
             return picture.reformat(
                 width,
@@ -346,7 +349,7 @@ class VideoSink(Sink):
     def _set_aspect(self) -> None:
         """Put the aspect ratio into Matroska's header for codecs that have none of their own."""
         ratio = self._like.sample_aspect_ratio
-        if self._form not in _MATROSKA or ratio in (0, 1) or self.encoder in _HAS_ASPECT:
+        if self._form not in containers.MATROSKA or ratio in (0, 1) or self.encoder in _HAS_ASPECT:
             return
         assert self._size is not None
         width, height = self._size
@@ -362,22 +365,6 @@ class VideoSink(Sink):
             except (av.error.FFmpegError, OSError, ValueError):  # what is thrown away may fail to be finished
                 pass
         self._part.unlink(missing_ok=True)
-
-
-def _format_of(path: Path) -> str:
-    """FFmpeg's name of the container that a suffix stands for."""
-    if not path.suffix:
-        raise OutputError(f"{path} has no suffix to choose a container by; call it .mp4 or .mkv")
-    try:
-        with av.open(f"x{path.suffix}", "w") as probe:  # allocates only; the file is created with the first packet
-            name = probe.format.name
-    except (ValueError, av.error.FFmpegError) as error:
-        raise OutputError(
-            f"{path.suffix} is not the suffix of a container that FFmpeg writes; choose .mp4 or .mkv"
-        ) from error
-    if name in ("image2", "gif", "apng", "webp", "avif"):
-        raise OutputError(f"{path} would be an image, but the input is a video; choose .mp4 or .mkv")
-    return str(name)
 
 
 def _capabilities(codec: av.codec.Codec) -> set[str]:
