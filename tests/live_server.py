@@ -49,13 +49,16 @@ class Sharper:
         return (crops + 6 * (crops - torch.nn.functional.avg_pool2d(crops, 9, 1, 4))).clamp(-1, 1)
 
 
-def live_server(config: ServeConfig | None = None, *, detector: Callable[[], Any] = NoFaces, **limits) -> LiveServer:
+def live_server(
+    config: ServeConfig | None = None, *, detector: Callable[[], Any] = NoFaces, make_sinks=None, **limits
+) -> LiveServer:
     config = config or ServeConfig(port=0, limits=Limits(**limits))
     models = Models({"lite": Sharper()})
     return LiveServer(
         config,
         lambda figures: Engine(models=models, detector=detector(), settings=Settings(), figures=figures),
         models=models.names,
+        make_sinks=make_sinks or (lambda _dropped: []),
     )
 
 

@@ -24,11 +24,12 @@ from live_server import (
     whip_offer,
 )
 
-from streamfix.errors import InputError, UsageError
+from streamfix.errors import InputError, OutputError, UsageError
 from streamfix.media.source import open_source
 from streamfix.serve.audio import AudioEncoder, Delay
 from streamfix.serve.encode import LOWEST_BITRATE, VideoEncoder
 from streamfix.serve.rate import RateControl
+from streamfix.serve.sinks import Recording, VirtualCamera, numbered
 from streamfix.serve.source import LiveInput, parse_input, shown_name
 from streamfix.serve.tls import self_signed
 
@@ -427,3 +428,54 @@ def test_a_real_rtsp_camera_dies_and_comes_back():
         assert "streamfix_input_reconnects_total 0.0" not in server.metrics.text().decode()
 
     run(work(), seconds=110)
+
+
+# --- other sinks ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_a_stream_is_recorded_beside_serving_with_picture_and_sound_in_sync(tmp_path, suffix):
+    path = tmp_path / f"recorded{suffix}"
+
+    async def work():
+        server = live_server(
+            make_sinks=lambda dropped: [Recording(path, dropped=dropped, note="faces restored live, says the test")]
+        )
+        async with serving(server) as (url, http):
+            sender, sdp = await whip_offer(sound=True)
+            await connect(sender, http, f"{url}/whip", sdp)
+            await until(lambda: server.main.figures.frames > 45)  # nobody watches: it is recorded all the same
+            assert not path.exists()
+            await sender.close()
+
+    run(work())
+    with av.open(str(path)) as container:
+        notes = {name.lower(): value for name, value in container.metadata.items()}
+        assert notes["enhanced"].startswith("faces restored")
+        seconds = {"video": [], "audio": []}
+        for frame in container.decode(video=0, audio=0):
+            seconds["video" if isinstance(frame, av.VideoFrame) else "audio"].append(frame.time)
+    assert len(seconds["video"]) > 40
+    assert np.all(np.diff(seconds["video"]) > 0)
+    assert abs(seconds["video"][-1] - seconds["audio"][-1]) < 0.5
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_recordings_that_cannot_be_are_told_at_the_start(tmp_path):
+    with pytest.raises(UsageError, match="mkv"):
+        Recording(tmp_path / "a.avi", dropped=print, note="")
+    with pytest.raises(OutputError, match="does not exist"):
+        Recording(tmp_path / "none" / "a.mkv", dropped=print, note="")
+    (tmp_path / "there.mkv").write_bytes(b"precious")
+    with pytest.raises(OutputError, match="exists already"):
+        Recording(tmp_path / "there.mkv", dropped=print, note="")
+    assert numbered(tmp_path / "a.mkv", 2).name == "a-3.mkv"
+
+
+def test_a_machine_without_a_virtual_camera_is_told_so():
+    pytest.importorskip("pyvirtualcam", reason="needs the extra virtualcam")
+    camera = VirtualCamera()
+    for number in range(5):
+        camera.show(av.VideoFrame(64, 48, "yuv420p"), number / 30)
+    camera.close()
+    assert camera.error is None or "virtual camera" in str(camera.error)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from streamfix.cli import people
 from streamfix.cli.common import out, told
 from streamfix.errors import UsageError
 
@@ -29,8 +30,11 @@ def live(
     model: Annotated[str, typer.Option(help="As for enhance.")] = "auto",
     detector: Annotated[str, typer.Option(help="As for enhance.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
-    faces: Annotated[str, typer.Option(help="all, largest, center, or a photo of the person to restore.")] = "all",
-    min_size: Annotated[float, typer.Option(help="Leave faces smaller than this, pixels.", min=0)] = 0.0,
+    faces: people.Faces = "all",
+    min_size: people.MinSize = 0.0,
+    ignore_background: people.IgnoreBackground = False,
+    embedding: people.Embedding = None,
+    embedding_norm: people.EmbeddingNorm = "arcface",
     strength: Annotated[float, typer.Option(help="0 (input) to 1 (restored).", min=0, max=1)] = 1.0,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the model; else half the cores.", min=1)] = None,
     token: Annotated[
@@ -53,6 +57,13 @@ def live(
     cameras: Annotated[int, typer.Option(help="People with a camera on the page at once.", min=0)] = 4,
     viewers: Annotated[int, typer.Option(help="Viewers of the stream at once.", min=0)] = 32,
     bitrate: Annotated[float, typer.Option(help="Ceiling of one outgoing video, Mb/s.", min=0.2)] = 8.0,
+    record: Annotated[
+        Path | None, typer.Option(help="Record the stream that /whip or --input gives (.mkv or .mp4).")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Let the recording replace a file.")] = False,
+    virtual_camera: Annotated[
+        bool, typer.Option("--virtual-camera", help="Offer that stream as a camera of this machine (extra virtualcam).")
+    ] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Logs as one JSON object a line.")] = False,
 ) -> None:
     """Restore a camera live: a page for the browser, WHIP in, WHEP out.
@@ -111,7 +122,13 @@ def live(
             device=device,
             faces=faces,
             min_size=min_size,
+            ignore_background=ignore_background,
+            embedding=embedding,
+            embedding_norm=embedding_norm,
             strength=strength,
+            record=record,
+            overwrite=overwrite,
+            virtual_camera=virtual_camera,
             threads=threads or max((os.cpu_count() or 2) // 2, 1),
         )
         await serve(server, source=input_, tls=context, ready=ready)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, Protocol
 
 import av
 
@@ -29,11 +29,23 @@ _log = logging.getLogger(__name__)
 
 State = Literal["waiting", "live", "held", "failed", "closed"]
 Key = tuple[str, View, int]
-Tap = Callable[[av.VideoFrame, float], None]
 
 _HELD_EVERY = 0.5
 _SILENCE = 1.5
 """Seconds without a picture after which the last one is held, with a notice."""
+
+
+class Sink(Protocol):
+    """Where a stream goes besides its viewers."""
+
+    def show(self, picture: av.VideoFrame, stamp: float) -> None:
+        """The newest picture and its seconds on the stream's clock; must not wait."""
+
+    def hear(self, packet: Packet, stamp: float) -> None:
+        """A packet of Opus, likewise."""
+
+    def close(self) -> None:
+        """The stream is over."""
 
 
 class Feed:
@@ -52,7 +64,7 @@ class Feed:
         self._rungs: dict[Key, Rung] = {}
         self._rungs_lock = threading.Lock()
         self._viewers: dict[Viewer, Key] = {}
-        self._taps: list[Tap] = []
+        self._sinks: list[Sink] = []
         self._origin = figures.clock()
         self._offset: float | None = None
         self._last: tuple[av.VideoFrame, float] | None = None
@@ -71,14 +83,14 @@ class Feed:
 
     def show(self, frame: Frame) -> None:
         """Take the newest picture of the source."""
-        if not self._viewers and not self._taps:  # nobody looks: nothing to do
+        if not self._viewers and not self._sinks:  # nobody looks: nothing to do
             self._offset = None
             return
         self._scheduler.submit(frame)
 
     def hear(self, frame: av.AudioFrame) -> None:
         """Take the newest sound of the source."""
-        if self._viewers and self.state != "closed":
+        if (self._viewers or self._sinks) and self.state != "closed":
             with contextlib.suppress(RuntimeError):  # closed in this very moment
                 self._audio_thread.submit(self._encode_audio, frame)
 
@@ -114,9 +126,9 @@ class Feed:
         self._leave(viewer)
         viewer.close()
 
-    def tap(self, tap: Tap) -> None:
-        """Have every finished picture and its time in seconds given to a sink, in the finishing thread."""
-        self._taps.append(tap)
+    def add(self, sink: Sink) -> None:
+        """Have the stream go to a sink too; it is closed with the stream."""
+        self._sinks.append(sink)
 
     def key_frame(self, viewer: Viewer) -> None:
         """A viewer cannot go on without a key frame."""
@@ -210,8 +222,8 @@ class Feed:
             rungs = list(self._rungs.values())
         for rung in rungs:
             rung.show(picture, before, round(stamp * CLOCK_RATE))
-        for tap in self._taps:
-            tap(picture, stamp)
+        for sink in self._sinks:
+            sink.show(picture, stamp)
 
     def _encode_audio(self, frame: av.AudioFrame) -> None:
         try:
@@ -232,6 +244,8 @@ class Feed:
     def _send_audio(self, packet: Packet) -> None:
         for viewer in self._viewers:
             viewer.hear(packet)
+        for sink in self._sinks:
+            sink.hear(packet, self.figures.clock() - self._origin)
 
     async def _keep(self) -> None:
         """Hold the last frame, with a notice, while no picture comes."""
@@ -241,7 +255,7 @@ class Feed:
             last = self._last
             if self.state in ("failed", "closed") or (last is not None and now - last[1] < _SILENCE):
                 continue
-            if not self._viewers:
+            if not self._viewers and not (self._sinks and last is not None):
                 continue
             if last is not None:
                 self.state = "held"
@@ -277,6 +291,8 @@ class Feed:
     def _stop(self) -> None:
         self._scheduler.stop()
         self.engine.stop()
+        for sink in self._sinks:
+            sink.close()
 
 
 def as_frame(picture: av.VideoFrame, *, index: int, time: float | None = None) -> Frame:

@@ -8,6 +8,7 @@ import logging
 import signal
 import ssl
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 from aiohttp import web
@@ -18,8 +19,10 @@ from streamfix.faces.select import parse_select
 from streamfix.restore.base import load_restorer
 from streamfix.serve.config import ServeConfig
 from streamfix.serve.engine import FACES, Engine, Models, Settings
+from streamfix.serve.feed import Sink
 from streamfix.serve.figures import Figures
-from streamfix.serve.server import LiveServer
+from streamfix.serve.server import LiveServer, MakeSinks
+from streamfix.serve.sinks import Recording, VirtualCamera, numbered, provenance
 from streamfix.serve.source import LiveInput
 
 _log = logging.getLogger(__name__)
@@ -38,8 +41,15 @@ def load_server(
     ignore_background: bool = False,
     embedding: Path | None = None,
     embedding_norm: str = "arcface",
+    record: Path | None = None,
+    overwrite: bool = False,
+    virtual_camera: bool = False,
 ) -> LiveServer:
-    """Load the models and make the server. The options are those of `enhance`. Raises a StreamfixError."""
+    """Load the models and make the server. The options are those of `enhance`. Raises a StreamfixError.
+
+    record: a file for the main stream; each further stream gets a number before the suffix. virtual_camera: have it appear as a
+    camera of this machine too.
+    """
     restorer = load_restorer(model, device=device, threads=threads)
     models = Models({restorer.name: restorer, "passthrough": load_restorer("passthrough")})
 
@@ -62,7 +72,26 @@ def load_server(
             select=fixed,
         )
 
-    return LiveServer(config, make_engine, models=models.names, choose_faces=fixed is None)
+    sinks = _sinks(record, overwrite, virtual_camera, provenance(restorer.name, restorer.sha256))
+    return LiveServer(config, make_engine, models=models.names, choose_faces=fixed is None, make_sinks=sinks)
+
+
+def _sinks(record: Path | None, overwrite: bool, virtual_camera: bool, note: str) -> MakeSinks:
+    numbers = count()
+    if record is not None:  # what cannot work is told at the start, not when somebody sends
+        Recording(record, dropped=lambda _: None, note=note, overwrite=overwrite).close()
+    if virtual_camera:
+        VirtualCamera().close()
+
+    def make(dropped: Callable[[str], None]) -> list[Sink]:
+        sinks: list[Sink] = []
+        if record is not None:
+            sinks.append(Recording(numbered(record, next(numbers)), dropped=dropped, note=note, overwrite=overwrite))
+        if virtual_camera:
+            sinks.append(VirtualCamera())
+        return sinks
+
+    return make
 
 
 async def serve(

@@ -14,7 +14,7 @@ from aiohttp import web
 from streamfix import __version__
 from streamfix.serve.config import ServeConfig
 from streamfix.serve.engine import FACES, Engine
-from streamfix.serve.feed import Feed
+from streamfix.serve.feed import Feed, Sink
 from streamfix.serve.figures import Figures
 from streamfix.serve.guard import middlewares, refuse
 from streamfix.serve.metrics import CONTENT_TYPE, Metrics
@@ -28,20 +28,30 @@ _log = logging.getLogger(__name__)
 SDP = "application/sdp"
 FRAGMENT = "application/trickle-ice-sdpfrag"
 MakeEngine = Callable[[Figures], Engine]
+MakeSinks = Callable[[Callable[[str], None]], list[Sink]]
 _PATHS: dict[str, Kind] = {"session": "camera", "whip": "whip", "whep": "whep"}
 
 
 class LiveServer:
-    """Everything behind the page. make_engine: a new engine for each stream. models: names for the page, the default first.
+    """Everything behind the page.
 
+    make_engine: a new engine for each stream. models: names for the page, the default first. choose_faces: whether the page may.
+    make_sinks: where the main stream goes besides its viewers, made anew with each; it is given what counts dropped pictures.
     Runs in one event loop: `app()` gives the aiohttp application, `close` ends all sessions with a good-bye.
     """
 
     def __init__(
-        self, config: ServeConfig, make_engine: MakeEngine, *, models: list[str], choose_faces: bool = True
+        self,
+        config: ServeConfig,
+        make_engine: MakeEngine,
+        *,
+        models: list[str],
+        choose_faces: bool = True,
+        make_sinks: MakeSinks = lambda _dropped: [],
     ) -> None:
         self.config, self.metrics = config, Metrics()
         self._make_engine, self._models, self._choose_faces = make_engine, models, choose_faces
+        self._make_sinks = make_sinks
         self.sessions: dict[str, Session] = {}
         self._opening = dict.fromkeys(_PATHS.values(), 0)
         self._main: Feed | None = None
@@ -57,6 +67,8 @@ class LiveServer:
         """The stream that WHEP viewers watch: of a WHIP sender, or of the server's own input. Made when first asked for."""
         if self._main is None:
             self._main = self.new_feed(self._main_ended)
+            for sink in self._make_sinks(self.metrics.dropped):
+                self._main.add(sink)
         return self._main
 
     @property
@@ -272,14 +284,14 @@ class LiveServer:
         known = reason if len(reason) < 40 and not any(c.isdigit() for c in reason) else "other"
         self.metrics.closed.labels(session.kind, known).inc()
         if session.kind == "camera":
-            await session.feed.close()
+            self._spawn(session.feed.close())  # the server waits for it, whoever asked for the end
         if self._publisher is session:
             self._publisher = None
             session.feed.say("the sender has left; waiting for it to come back")
             session.feed.restart()
             if not session.feed.viewers and session.feed is self._main and not self._stopping:
                 self._main = None
-                await session.feed.close()
+                self._spawn(session.feed.close())
 
 
 class _MainTaker:
