@@ -16,7 +16,7 @@ from interlcm_small import by_rule, smallest_modules
 
 from streamfix import enhance
 from streamfix.aligned import AlignedPipeline
-from streamfix.errors import ModelError
+from streamfix.errors import ModelError, UsageError
 from streamfix.faces.detect import load_detector
 from streamfix.pipeline import Pipeline
 from streamfix.restore.base import Restorer, describe
@@ -54,7 +54,9 @@ def together(restorer: InterLCMRestorer, faces: torch.Tensor) -> torch.Tensor:
 
 def frozen(restorer: Restorer, source: Path, out: Path) -> int:
     """How many different pictures come of one that is repeated."""
-    pipeline = Pipeline(restorer=restorer, detector=load_detector("retinaface"), lookahead=2, batch_size=2, protect=False)
+    pipeline = Pipeline(
+        restorer=restorer, detector=load_detector("retinaface"), lookahead=2, batch_size=2, protect=False
+    )
     report = enhance(source, out, pipeline=pipeline, codec="ffv1")
     assert report.faces == report.frames
     return len({b"".join(p.tobytes() for p in planes(f)) for f in decode(out)})
@@ -215,3 +217,22 @@ def test_half_precision_is_close(faces: torch.Tensor, together: torch.Tensor) ->
     assert out.dtype == torch.float32
     assert float((out - together[:1]).abs().mean()) < 0.02
     assert replace(half.options, seed=1) != half.options
+
+
+def test_detail_is_carried_where_the_input_stays(model: InterLCM, faces: torch.Tensor) -> None:
+    """With carry the next frame leans on the last; where the input changed it does not, and a new face never does."""
+    plain = InterLCMRestorer(model=model, options=Options(carry=0.0))
+    carried = InterLCMRestorer(model=model, options=Options(carry=0.7))
+    assert not plain.recurrent
+    assert carried.recurrent
+    noisy = (faces + 0.02 * torch.randn(faces.shape, generator=torch.Generator().manual_seed(3))).clamp(-1, 1)
+    first, states = carried.restore_next(faces, [None] * len(faces))
+    assert torch.allclose(first, plain.restore(faces), atol=1e-4)
+    second, _ = carried.restore_next(noisy, states)
+    alone = plain.restore(noisy)
+    assert float((second - first).abs().mean()) < float((alone - first).abs().mean()), "steadier than on its own"
+    other = torch.where(faces > 0, faces - 0.6, faces + 0.6)
+    changed, _ = carried.restore_next(other, states)
+    assert torch.allclose(changed, plain.restore(other), atol=1e-4), "another picture"
+    with pytest.raises(UsageError, match="carry"):
+        InterLCMRestorer(model=model, options=Options(carry=1.0))

@@ -37,6 +37,10 @@ Prompt = Annotated[str | None, typer.Option(help="A text in place of the visual 
 Grey = Annotated[
     str | None, typer.Option(help="What keeps grey inputs grey: published, smooth or off.", rich_help_panel=_PANEL)
 ]
+Carry = Annotated[
+    float | None,
+    typer.Option(help="Share of detail that faces of a video take from the frame before.", rich_help_panel=_PANEL),
+]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", rich_help_panel=_PANEL)]
 Compile = Annotated[bool | None, typer.Option("--compile", help="Use torch.compile.", rich_help_panel=_PANEL)]
 

@@ -42,7 +42,8 @@ class Options:
     inputs grey, "published", "smooth" (goes over smoothly from grey to colour, sepia too) or "off". compile: torch.compile. batch: faces
     computed together; None is 1 on a CPU, where a face is then the same bit for bit whoever else is there, and elsewhere as
     many as come (in bfloat16 on a CPU 4 take half the time a face, and agree but for rounding). dtype: of
-    the networks; "auto" is the fastest that the device is good at.
+    the networks; "auto" is the fastest that the device is good at. carry: share of the detail that a face of a video takes from
+    the frame before where the input has not changed, 0 (each frame on its own) to below 1.
     """
 
     steps: int | None = None
@@ -59,6 +60,7 @@ class Options:
     compile: bool = False
     batch: int | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    carry: float = 0.0
 
     def of(self, model: str) -> Options:
         """The same with the checkpoint's own values filled in; UsageError for a value out of its range."""
@@ -72,6 +74,8 @@ class Options:
             raise UsageError(f"guidance lies between 1 and 20, not at {self.guidance:g}")
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"at least 1 face is computed at a time, not {self.batch}")
+        if not 0.0 <= self.carry < 1.0:
+            raise UsageError(f"carry lies between 0 and below 1, not at {self.carry:g}")
         color_fix: Any = own.color_fix if self.color_fix is None else self.color_fix
         grey: Any = own.grey if self.grey is None else self.grey
         prompt = "" if self.prompt is None and not self.visual else self.prompt

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,6 +136,7 @@ class InterLCM:
         num_inference_steps: int = 4,
         guidance_scale: float = 8.0,
         start_step: int = PUBLISHED_START,
+        before_last: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """The loop: the restored latents (B, 4, h, w) float32.
 
@@ -142,7 +144,7 @@ class InterLCM:
         `visual` or of a text encoder. noise: (N, B or 1, 4, h, w), or (N, 4, h, w) for all faces alike, with N as
         `noises_needed` says. start_step: the first step that the network computes, 1 to num_inference_steps; the
         `start_step - 1` steps before it take the latent of the degraded face for their prediction (published: 2), and 1
-        begins from the first noise alone.
+        begins from the first noise alone. before_last: changes the prediction (B, 4, h, w) that the last step begins from.
         """
         schedule = self.schedule(num_inference_steps)
         if not 1 <= start_step <= num_inference_steps:
@@ -154,6 +156,8 @@ class InterLCM:
 
         denoised = latent
         for number, step in enumerate(schedule[start_step - 1 :], start=start_step):
+            if before_last is not None and number == num_inference_steps:
+                denoised = before_last(denoised)
             fresh = next(draws)
             z = fresh if number == 1 else step.signal * denoised + step.sigma * fresh
             epsilon = self._predict(z.to(self.dtype), step.timestep, embeds, condition, guidance).float()
@@ -222,8 +226,12 @@ class InterLCM:
         guidance_scale: float = 8.0,
         color_fix: str | None = "wavelet",
         start_step: int = PUBLISHED_START,
+        before_last: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Faces restored with given embeddings (B or 1, 77, 768), such as those of a text prompt; see restore_from_tokens."""
+        """Faces restored with given embeddings (B or 1, 77, 768), such as those of a text prompt; see restore_from_tokens.
+
+        before_last: as for `denoise`.
+        """
         restored = self.decode(
             self.denoise(
                 lq,
@@ -233,6 +241,7 @@ class InterLCM:
                 num_inference_steps=num_inference_steps,
                 guidance_scale=guidance_scale,
                 start_step=start_step,
+                before_last=before_last,
             )
         )
         return fix_colors(restored, lq.to(restored.device, torch.float32), color_fix).to(lq.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from streamfix.restore.base import check_crops, fast_bfloat16
 from streamfix.restore.color_fix import keep_grey
+from streamfix.restore.interlcm.carry import Carry, at_latent_size
 from streamfix.restore.interlcm.checkpoint import digest_of, load_networks
 from streamfix.restore.interlcm.color import keep_published_grey
 from streamfix.restore.interlcm.options import Options
@@ -37,6 +39,7 @@ class InterLCMRestorer:
     ) -> None:
         self.name = name
         self.options = (options or Options()).of(name)
+        self.recurrent = self.options.carry > 0
         self.pure = self.options.noise == "shared"  # else the same face gets another answer each time
         self.sha256: str | None = None
         self._prompt: Tensor | None = None
@@ -71,15 +74,33 @@ class InterLCMRestorer:
         """See Restorer. noise: (N, 1 or B, 4, 64, 64) with N as `noise_shape` says, or None for what the options say."""
         check_crops(crops)
         lq = crops.to(self.device, torch.float32)
-        noise = (self._noise(lq) if noise is None else noise).to(self.device, torch.float32)
-        each = noise.ndim == 5 and noise.shape[1] == len(lq) > 1  # one noise a face, not one for all
-        size = self.options.batch or (1 if self.device.type == "cpu" else len(lq))
-        parts = [
-            self._restore(lq[i : i + size], noise[:, i : i + size] if each else noise) for i in range(0, len(lq), size)
-        ]
-        return torch.cat(parts).to(crops.device)
+        parts = self._parts(lq)
+        return self._all(lq, self._noise(lq) if noise is None else noise, parts, [None] * len(parts)).to(crops.device)
 
-    def _restore(self, lq: Tensor, noise: Tensor) -> Tensor:
+    @torch.no_grad()
+    def restore_next(self, crops: Tensor, states: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor]]:
+        """See RecurrentRestorer; a state holds latents and the input at their size (see carry.py)."""
+        check_crops(crops)
+        lq = crops.to(self.device, torch.float32)
+        seen = at_latent_size(lq, *self._model.latent_shape(*lq.shape[2:])[1:])
+        parts = self._parts(lq)
+        carries = [Carry(self.options.carry, seen[p], states[p]) for p in parts]
+        restored = self._all(lq, self._noise(lq), parts, carries)
+        return restored.to(crops.device), [state for carry in carries for state in carry.states()]
+
+    def _parts(self, lq: Tensor) -> list[slice]:
+        size = self.options.batch or (1 if self.device.type == "cpu" else len(lq))
+        return [slice(i, i + size) for i in range(0, len(lq), size)]
+
+    def _all(self, lq: Tensor, noise: Tensor, parts: Sequence[slice], carries: Sequence[Carry | None]) -> Tensor:
+        noise = noise.to(self.device, torch.float32)
+        each = noise.ndim == 5 and noise.shape[1] == len(lq) > 1  # one noise a face, not one for all
+        faces = [
+            self._restore(lq[p], noise[:, p] if each else noise, carry) for p, carry in zip(parts, carries, strict=True)
+        ]
+        return torch.cat(faces)
+
+    def _restore(self, lq: Tensor, noise: Tensor, carry: Carry | None) -> Tensor:
         options, model = self.options, self._model
         embeds = model.visual(model.tokens(lq)) if self._prompt is None else self._prompt
         assert options.steps is not None  # `of` has filled it in
@@ -91,6 +112,7 @@ class InterLCMRestorer:
             guidance_scale=options.guidance,
             color_fix=options.color_fix,
             start_step=options.start_step,
+            before_last=carry,
         ).clamp_(-1, 1)
         if options.grey == "published":
             restored = keep_published_grey(restored, lq)
