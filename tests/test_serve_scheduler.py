@@ -287,15 +287,17 @@ def test_settings_change_while_it_runs_and_wrong_ones_are_refused():
         frames = iter(source)
         for _, entry in zip(range(14), frames, strict=False):
             work.finish(work.look(entry))
-        for settings, expected in (
-            (Settings(strength=0.0), 0),
-            (Settings(model="passthrough"), 0),
-            (Settings(faces="largest"), 1),
+        for settings, crops, faces in (
+            (Settings(strength=0.0), 0, 1),
+            (Settings(faces="largest"), 1, 1),
+            (Settings(model="passthrough"), 0, 0),  # nothing to restore, nothing to look for
         ):
             work.change(settings)
             looked = work.look(next(frames))
-            assert len(looked.crops) == expected
-            assert work.finish(looked).faces == 1
+            assert len(looked.crops) == crops
+            assert work.finish(looked).faces == faces
+        work.change(Settings())
+        assert any(work.look(next(frames)).crops for _ in range(8))
     for wrong in ({"model": "none"}, {"faces": "/etc/passwd"}):
         with pytest.raises(UsageError):
             work.change(Settings(**wrong))

@@ -78,8 +78,9 @@ async def vandal(url: str, http, rng: random.Random, counts: dict[str, int], num
     await pc.setLocalDescription(await pc.createOffer())
     good = pc.localDescription.sdp.split("\r\n")
     await pc.close()
-    pause = (until - time.monotonic()) / number
-    for _ in range(number):
+    began = time.monotonic()
+    for count in range(number):
+        await asyncio.sleep(max(began + (until - began) * count / number - time.monotonic(), 0))
         lines = list(good)
         for _ in range(rng.randint(1, 8)):
             at = rng.randrange(len(lines))
@@ -101,7 +102,6 @@ async def vandal(url: str, http, rng: random.Random, counts: dict[str, int], num
                 counts["wrong status"] += 1
             if answer.status == 201:
                 await http.delete(url + answer.headers["Location"])
-        await asyncio.sleep(pause)
 
 
 async def soak(args: argparse.Namespace) -> int:
@@ -110,12 +110,15 @@ async def soak(args: argparse.Namespace) -> int:
         sys.executable, *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
     url = (await server.stdout.readline()).decode().split()[-1].rstrip("/")
-    rng, began = random.Random(args.seed), time.monotonic()
-    until = began + 60 * args.minutes
+    rng = random.Random(args.seed)
     counts = dict.fromkeys(("frames", "joined", "left", "refused", "broken", "wrong status"), 0)
     samples: list[tuple[float, float]] = []
     async with aiohttp.ClientSession() as http:
-        await asyncio.sleep(3)
+        warm = dict(counts)  # the first viewer starts what stays: pools of threads, libraries
+        await viewer(url, http, rng, warm, time.monotonic() + 5)
+        await asyncio.sleep(40)
+        began = time.monotonic()
+        until = began + 60 * args.minutes
         quiet = state(server.pid)
         print(f"at rest: {quiet[0]:.0f} MB, {quiet[1]} descriptors, {quiet[2]} threads", flush=True)
         work = [asyncio.ensure_future(viewer(url, http, rng, counts, until)) for _ in range(args.viewers)]

@@ -134,11 +134,18 @@ class Engine:
         """As they are now."""
         return self._settings
 
+    @property
+    def plan(self) -> str:
+        """What the governor chose, for people; empty where nothing is restored."""
+        return self.governor.plan.words() if self._models.changes(self._settings.model) else ""
+
     def change(self, settings: Settings) -> None:
         """Take other settings from the next frame on. Raises UsageError for an unknown model or choice of faces."""
         self.check(settings)
         if settings.faces != self._settings.faces:
             self._follower.select = parse_select(settings.faces, self._detector)
+        if self._models.changes(settings.model) and not self._models.changes(self._settings.model):
+            self._follower = LiveFollower(select=self._follower.select)  # what it knew was long ago
         self._settings = settings
 
     def check(self, settings: Settings) -> None:
@@ -153,6 +160,8 @@ class Engine:
     def look(self, frame: Frame) -> Looked:
         """Find and follow the faces, cut out those to restore."""
         plan, figures = self.governor.plan, self._figures
+        if not self._models.changes(self._settings.model):  # nothing will be restored: nothing is looked for
+            return Looked(frame=frame, crops=[], faces=0, plan=plan)
         with figures.stage("rgb"):
             image = to_rgb(frame)
             cut = self._cuts.is_cut(image)
@@ -163,8 +172,6 @@ class Engine:
         with figures.stage("follow"):
             placements = self._follower.step(frame, image, faces, cut=cut)
         strength = self._settings.strength
-        if not self._models.changes(self._settings.model):
-            strength = 0.0
         chosen = [replace(p, strength=p.strength * strength) for p in _largest(placements, plan.most_faces)]
         with figures.stage("cut"):
             crops = [

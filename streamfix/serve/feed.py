@@ -165,7 +165,7 @@ class Feed:
             **self.figures.facts(),
             "state": self.state,
             "notice": self.notice if self.state != "live" else "",
-            "plan": self.engine.governor.plan.words(),
+            "plan": self.engine.plan,
             "restorations": round(self.figures.rate("restore"), 1),
             "viewers": len(self._viewers),
             "width": self._last[0].width if self._last is not None else 0,

@@ -109,7 +109,9 @@ class Recording:
     def _open(self, picture: av.VideoFrame) -> tuple[av.container.OutputContainer, VideoStream]:
         if self._container is None or self._video is None:
             # fragments: what is on the disk can be played, whatever happens next
-            options = {"movflags": "frag_keyframe+empty_moov+use_metadata_tags"} if self.path.suffix.lower() == ".mp4" else {}
+            options = (
+                {"movflags": "frag_keyframe+empty_moov+use_metadata_tags"} if self.path.suffix.lower() == ".mp4" else {}
+            )
             container = av.open(str(part_of(self.path)), "w", options=options)
             container.metadata["enhanced"] = self._note
             video = container.add_stream("libx264", rate=30, options=dict(_QUALITY))
