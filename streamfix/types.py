@@ -87,12 +87,14 @@ class Placement:
     matrix: float64 (2, 3), stored frame -> 512x512 FFHQ crop, a similarity.
     strength: 0 (leave the input) .. 1 (restored); carries the fades at birth and death of the track.
     face: the detection of this very frame, or None where the track is interpolated or coasts.
+    embedding: float32 (D,) of unit length, of the face over its neighbouring frames, or None where the detector gives none.
     """
 
     track_id: int
     matrix: npt.NDArray[np.float64]
     strength: float
     face: Face | None = None
+    embedding: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

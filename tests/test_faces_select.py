@@ -1,11 +1,15 @@
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
-from face_scenes import FPS, by_id, face, placed, scene, similarity
+from face_scenes import FPS, by_id, centre, face, placed, scene, similarity
 
 from streamfix.errors import InputError, ModelError, UsageError
 from streamfix.faces.detect import EmbeddedDetector
-from streamfix.faces.select import SelectPerson, parse_select, size_of
+from streamfix.faces.select import SAME, Choice, Person, SelectAll, SelectPeople, parse_select, size_of
+from streamfix.pipeline import Pipeline
+from streamfix.restore.base import load_restorer
 from streamfix.types import Face, Placement
 
 A, B = (1.0, 0.0), (0.0, 1.0)
@@ -38,7 +42,7 @@ def frame():
 
 
 def chosen(selector, placements, current=()):
-    return [p.track_id for p in selector.choose(frame(), placements, current=frozenset(current))]
+    return list(selector.choose(frame(), placements, current={track: Choice() for track in current}))
 
 
 def test_sizes_are_those_of_the_detected_boxes():
@@ -76,12 +80,18 @@ def test_a_person_by_a_photo(tmp_path):
     path = tmp_path / "red.png"
     cv2.imwrite(str(path), np.full((64, 64, 3), (0, 0, 255), np.uint8))  # BGR
     selector = parse_select(str(path), Recogniser())
-    assert isinstance(selector, SelectPerson)
-    np.testing.assert_allclose(selector.embedding, (1, 0, 0), atol=1e-6)
+    assert isinstance(selector, SelectPeople)
+    (person,) = selector.people
+    assert (person.name, person.strength, selector.others) == ("red", 1.0, 0.0)
+    np.testing.assert_allclose(person.embeddings, [(1, 0, 0)], atol=1e-6)
+
+
+def somebody(name, embedding, strength=1.0):
+    return Person(name=name, embeddings=[np.array(embedding, np.float32)], strength=strength)
 
 
 def test_only_the_person_of_the_photo_is_restored():
-    selector = SelectPerson(np.array(A, np.float32))
+    selector = SelectPeople([somebody("Anna", A)])
     people = [
         [face(150, 200, embedding=A), face(400, 200, embedding=B)] if i not in (20, 21) else [] for i in range(50)
     ]
@@ -129,5 +139,129 @@ def test_what_cannot_be_selected(tmp_path):
     cv2.imwrite(str(black), np.zeros((32, 32, 3), np.uint8))
     with pytest.raises(InputError, match="no face is found"):
         select(str(black))
-    with pytest.raises(ModelError, match="streamfix models pull buffalo_l"):
+    with pytest.raises(ModelError, match=r"--embedding FILE\.onnx.*streamfix models pull buffalo_l"):
         parse_select(str(black), EmbeddedDetector())
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that is there and cannot be read")
+def test_a_photo_that_the_system_does_not_give(tmp_path):
+    with pytest.raises(InputError, match=r"/proc/self/mem cannot be read \(.*\); give a photo"):
+        select("/proc/self/mem")
+    with pytest.raises(UsageError, match="no file"):
+        select(str(tmp_path))
+    with pytest.raises(UsageError, match="no file"):
+        select("x" * 5000 + ".jpg")
+
+
+# --- the background ---
+
+
+def test_faces_much_smaller_than_the_largest_are_left():
+    sizes = {0: 100, 1: 51, 2: 45, 3: 30}
+    crowd = [placement(100 * i, 100, size, i) for i, size in sizes.items()]
+    selector = select("all", ignore_background=True)
+    assert chosen(selector, crowd) == [0, 1]
+    assert chosen(selector, crowd, current=[0, 1, 2, 3]) == [0, 1, 2]
+    assert chosen(selector, crowd[1:]) == [1, 2, 3]  # nobody is before them
+    assert chosen(selector, []) == []
+    assert chosen(select("all", ignore_background=True, min_size=60.0), crowd) == [0]
+    assert chosen(select("center", ignore_background=True), [crowd[0], placement(320, 240, 30, 3)]) == [0]
+
+
+def test_a_face_between_fore_and_background_does_not_pop():
+    # it wavers about the line by 8 %, then the main face leaves and comes back
+    rng = np.random.default_rng(4)
+    small = 45 * (1 + rng.uniform(-0.08, 0.08, 120))
+    people = [[face(400, 200, s)] + ([face(150, 200)] if not 50 <= i < 80 else []) for i, s in enumerate(small)]
+    tracks = by_id(placed(scene(people), select=SelectAll(ignore_background=True)))
+    background = next(t for t in tracks.values() if abs(centre(next(iter(t.values())))[0] - 400) < 20)
+    strength = np.array([background[i].strength if i in background else 0.0 for i in range(120)])
+    assert np.abs(np.diff(strength)).max() <= 1 / FPS / 0.25 + 1e-9
+    assert strength[:40].max() == 0
+    assert strength[62:70].min() == 1
+    assert 1 <= (np.diff(np.sign(strength)) != 0).sum() <= 2  # comes, and goes at most once
+
+
+# --- several people ---
+
+C = (-1.0, 0.0)
+
+
+def of(track_id, embedding, size=100.0):
+    known = None if embedding is None else np.array(embedding, np.float32) / np.linalg.norm(embedding)
+    return Placement(track_id=track_id, matrix=similarity(200, 200, size).matrix(), strength=1.0, embedding=known)
+
+
+def test_each_person_has_a_strength_and_everybody_else_another():
+    people = [somebody("Anna", A, 0.7), somebody("Bert", B, 0.0)]
+    seen = [of(5, B), of(6, A), of(7, C)]
+    assert SelectPeople(people).choose(frame(), seen) == {5: Choice(0.0, "Bert"), 6: Choice(0.7, "Anna")}
+    assert SelectPeople(people, others=0.4).choose(frame(), seen)[7] == Choice(0.4)
+    assert SelectPeople(people, min_size=150).choose(frame(), seen) == {}
+    two = Person(name="Anna", embeddings=[np.array(A, np.float32), np.array(C, np.float32)])
+    assert SelectPeople([two]).choose(frame(), [of(7, C)]) == {7: Choice(1.0, "Anna")}
+    for strength in (-0.1, 1.1, float("nan")):
+        with pytest.raises(UsageError, match="Anna"):
+            SelectPeople([somebody("Anna", A, strength)])
+        with pytest.raises(UsageError, match="everybody else"):
+            SelectPeople([somebody("Anna", A)], others=strength)
+
+
+def at(cosine, towards=B):
+    """A direction whose cosine with A is that, the rest of it towards another."""
+    return tuple(cosine * np.array(A) + np.sqrt(1 - cosine**2) * np.array(towards))
+
+
+def test_nobody_is_in_two_places_and_a_face_is_of_one_person():
+    anna, bert = somebody("Anna", A), somebody("Bert", B)
+    close = [of(0, at(0.8)), of(1, at(0.9)), of(2, at(0.7, towards=(0.0, -1.0)))]
+    assert SelectPeople([anna]).choose(frame(), close) == {1: Choice(1.0, "Anna")}
+    # at(0.8) is 0.6 like Bert: what is left of the two goes to him
+    result = SelectPeople([anna, bert]).choose(frame(), close)
+    assert result == {1: Choice(1.0, "Anna"), 0: Choice(1.0, "Bert")}
+
+
+def test_who_somebody_is_does_not_flip():
+    selector = SelectPeople([somebody("Anna", A)])
+    low, high = (SAME[1] + 0.02, SAME[0] - 0.02)
+    was = {3: Choice(1.0, "Anna")}
+    for cosine in (low, high):
+        assert selector.choose(frame(), [of(3, at(cosine))]) == {}
+        assert selector.choose(frame(), [of(3, at(cosine))], current=was) == was
+    assert selector.choose(frame(), [of(3, at(SAME[1] - 0.02))], current=was) == {}
+    assert selector.choose(frame(), [of(3, None)], current=was) == was
+    # a rival must be clearly likelier
+    assert selector.choose(frame(), [of(3, at(0.5)), of(4, at(0.6))], current=was) == was
+    assert list(selector.choose(frame(), [of(3, at(0.5)), of(4, at(0.7))], current=was)) == [4]
+
+
+def test_a_doubtful_frame_does_not_change_who_somebody_is():
+    # every third frame is blurred beyond recognition; the neighbours know
+    people = [[face(200, 200, embedding=B if i % 3 == 1 else A)] for i in range(40)]
+    (track,) = by_id(placed(scene(people), select=SelectPeople([somebody("Anna", A)]))).values()
+    assert [p.strength for p in track.values()] == [1.0] * 40
+
+
+def test_strengths_of_people_come_by_fading():
+    # two people side by side, one of whom is known from frame 30 on only
+    people = [[face(150, 200, embedding=A), face(400, 200, embedding=C if i < 30 else B)] for i in range(80)]
+    selector = SelectPeople([somebody("Anna", A, 0.5), somebody("Bert", B, 0.8)], others=0.2)
+    left, right = (t for _, t in sorted(by_id(placed(scene(people), select=selector)).items()))
+    assert {p.strength for p in left.values()} == {0.5}
+    strength = np.array([right[i].strength for i in range(80)])
+    assert strength[:20] == pytest.approx(0.2)
+    assert strength[50:] == pytest.approx(0.8)
+    assert 0 < np.diff(strength).max() <= 1 / FPS / 0.25 + 1e-9
+    assert np.diff(strength).min() >= 0
+
+
+def test_pictures_that_stand_alone_have_the_strengths_too():
+    pipeline = Pipeline(
+        restorer=load_restorer("passthrough"),
+        detector=Recogniser(),
+        select=SelectPeople([somebody("Anna", A, 0.5)], others=0.25),
+        strength=0.5,
+    )
+    both = [face(150, 200, embedding=A), face(400, 200, embedding=B)]
+    ((_, found),) = pipeline.place_still(scene([both]))
+    assert [p.strength for p in found] == [0.25, 0.125]

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from streamfix.errors import UsageError
 from streamfix.faces.align import frontal, ramp
-from streamfix.faces.select import Selector
+from streamfix.faces.select import Choices, Selector
 from streamfix.faces.smooth import WINDOW, smooth
 from streamfix.faces.track import MAX_GAP, Hit, Track, Tracker
 from streamfix.types import Face, Frame, Placement
@@ -97,7 +98,7 @@ class _Follower:
         self._clock: float | None = None
         self._previous: float | None = None
         self._fades: dict[int, _Fade] = {}
-        self._current: frozenset[int] = frozenset()
+        self._current: Choices = {}
         self._before: dict[int, Placement] = {}
 
     def push(self, entry: Detected) -> Iterator[tuple[Frame, list[Placement]]]:
@@ -170,17 +171,18 @@ class _Follower:
             matrix=similarity.matrix(),
             strength=state.strength,
             face=here.face if here is not None else None,
+            embedding=_embedding(hits),
         )
 
     def _chosen(self, frame: Frame, placements: list[Placement], step: float) -> list[Placement]:
         if self._select is None:
             return placements
-        ids = {p.track_id for p in self._select.choose(frame, placements, current=self._current)}
-        self._current = frozenset(ids)
+        self._current = self._select.choose(frame, placements, current=self._current)
         result = []
         for placement in placements:
             state = self._fades[placement.track_id]
-            goal = 1.0 if placement.track_id in ids else 0.0
+            choice = self._current.get(placement.track_id)
+            goal = choice.strength if choice is not None else 0.0
             before = goal if state.chosen is None else state.chosen
             state.chosen = min(goal, before + step) if goal > before else max(goal, before - step)
             if goal > 0 or state.chosen > 0:
@@ -201,6 +203,16 @@ def _fade_out(track: Track, now: _Moment, span: float) -> float:
     # turns out not to be the last, the strength comes back gently
     left = track.last_time - now.time + max(span - now.ahead, 0.0)
     return min(max(left / span, 0.0), 1.0)
+
+
+def _embedding(hits: dict[int, Hit]) -> npt.NDArray[np.float32] | None:
+    """Who the face is, from all faces near a frame: that of one frame may be blurred, or half hidden by a hand."""
+    known = [hit.face.embedding for hit in hits.values() if hit.face.embedding is not None]
+    if not known:
+        return None
+    total = np.sum(known, axis=0)
+    length = float(np.linalg.norm(total))
+    return np.asarray(total / length, np.float32) if length > 0 else None
 
 
 def _quality(hits: dict[int, Hit], track: Track, position: int) -> float:

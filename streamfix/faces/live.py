@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from streamfix.errors import UsageError
-from streamfix.faces.align import ramp
+from streamfix.faces.align import frontal, ramp
 from streamfix.faces.flow import Grey, carry, working
 from streamfix.faces.follower import SCORE_RAMP, SIZE_RAMP
 from streamfix.faces.one_euro import SimilarityFilter
-from streamfix.faces.select import Selector
+from streamfix.faces.select import Choices, Selector
 from streamfix.faces.track import MAX_GAP, Tracker
 from streamfix.types import Face, Frame, Image, Placement
 
@@ -32,6 +32,7 @@ class _Followed:
     chosen: float | None = None
     score: float = 0.0
     size: float = 0.0
+    frontal: float = 0.0
 
 
 class LiveFollower:
@@ -51,7 +52,7 @@ class LiveFollower:
         self._tracker = Tracker(lookahead=0)
         self._position = -1
         self._followed: dict[int, _Followed] = {}
-        self._current: frozenset[int] = frozenset()
+        self._current: Choices = {}
         self._before: Grey | None = None
         self._clock: float | None = None
         self._since = 0
@@ -92,10 +93,11 @@ class LiveFollower:
                 share = _SCORE_SHARE if state.size else 1.0
                 state.score += share * (hit.face.score - state.score)
                 state.size += share * (hit.sample.size - state.size)
+                state.frontal += share * (frontal(hit.face.landmarks) - state.frontal)
                 place = state.filter.update(hit.sample.similarity, size=hit.sample.size, time=time)
             else:
                 place = state.filter.coast(time=time)
-            wanted = ramp(state.score, *SCORE_RAMP) * ramp(state.size, *SIZE_RAMP)
+            wanted = ramp(state.score, *SCORE_RAMP) * ramp(state.size, *SIZE_RAMP) * state.frontal
             wanted *= min(max((MAX_GAP + 1 - gap) / (MAX_GAP + 1 - _HOLD), 0.0), 1.0)
             rise = elapsed / self._fade if self._fade > 0 else 1.0
             state.strength = min(wanted, state.strength + rise)
@@ -105,6 +107,7 @@ class LiveFollower:
                     matrix=place.matrix(),
                     strength=state.strength,
                     face=hit.face if hit is not None else None,
+                    embedding=track.embedding,
                 )
             )
         self._urgent = self._tracker.unsettled
@@ -119,13 +122,13 @@ class LiveFollower:
     def _chosen(self, frame: Frame, placements: list[Placement], elapsed: float) -> list[Placement]:
         if self.select is None:
             return placements
-        ids = frozenset(p.track_id for p in self.select.choose(frame, placements, current=self._current))
-        self._current = ids
+        self._current = self.select.choose(frame, placements, current=self._current)
         step = elapsed / self._fade if self._fade > 0 else 1.0
         result = []
         for placement in placements:
             state = self._followed[placement.track_id]
-            goal = 1.0 if placement.track_id in ids else 0.0
+            choice = self._current.get(placement.track_id)
+            goal = choice.strength if choice is not None else 0.0
             was = goal if state.chosen is None else state.chosen
             state.chosen = min(goal, was + step) if goal > was else max(goal, was - step)
             if goal > 0 or state.chosen > 0:
