@@ -232,7 +232,7 @@ def test_who_somebody_is_does_not_flip():
     assert selector.choose(frame(), [of(3, None)], current=was) == was
     # a rival must be clearly likelier
     assert selector.choose(frame(), [of(3, at(0.5)), of(4, at(0.6))], current=was) == was
-    assert list(selector.choose(frame(), [of(3, at(0.5)), of(4, at(0.7))], current=was)) == [4]
+    assert list(selector.choose(frame(), [of(3, at(0.5)), of(4, at(0.8))], current=was)) == [4]
 
 
 def test_a_doubtful_frame_does_not_change_who_somebody_is():

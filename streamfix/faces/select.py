@@ -26,8 +26,11 @@ FACE_SHARE = 0.6
 BACKGROUND = (0.4, 0.5)
 """Sizes as shares of the frame's largest face: below the second a face does not come to the fore, below the first it
 falls back. A person at twice the distance of another appears at half the size."""
-SAME = (0.35, 0.2)
-"""Cosines of face embeddings: above the first it is the person; a face that has been stays down to the second."""
+SAME = (0.35, 0.1)
+"""Cosines of face embeddings: above the first it is the person; a face that has been stays down to the second.
+
+Measured with a MobileFaceNet on faces averaged over 17 frames: one person 0.65 to 0.98, down to 0.15 behind a hand and
+0.17 at 14 kb/s; different people in clips up to 0.28, in 3,160 pairs of portraits 0.24 at the 95th percentile."""
 
 
 @dataclass(frozen=True, slots=True)
