@@ -185,6 +185,7 @@ function heard(message) {
     if (message.notice) pill("busy", "On hold"); else if ($("cover").hidden) pill("live", camera ? "Live" : "Watching");
     figures(message);
   } else if (message.type === "bye") {
+    if (message.reason.includes("going down")) retry = Math.max(retry, 3); // it takes a while to come back
     if (message.reason.includes("going down")) again("The server says good-bye", "It is going down.");
     else failed("The session has ended", `${message.reason[0].toUpperCase()}${message.reason.slice(1)}.`);
   } else if (message.type === "error") {
