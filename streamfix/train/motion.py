@@ -67,7 +67,7 @@ class Motion:
     turn: float = 0.3
     zoom: float = 0.003
     shake: float = 0.4
-    residue: float = 0.4
+    residue: float = 0.15
     expression: float = 0.7
     light: float = 0.01
     still: float = 0.25

@@ -23,6 +23,8 @@ from streamfix.types import CROP_SIZE
 
 _FREQUENCIES = (1, 2, 4, 8)
 _SLOPE = 0.1
+_ALIKE, _UNLIKE = 0.12, 0.3
+"""Difference of 8x8 patches in [-1, 1] up to which the memory's gate is free, and from which it is shut."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +175,8 @@ class Memory(nn.Module):
 
     What is carried is the difference to the answer before without its low frequencies, which always come from the frame
     itself. A gate decides how much of it, from what changed in the picture and in the answer: at first the same
-    everywhere, then as trained. Averaged so over frames, noise and coding errors fade, and with them flicker.
+    everywhere, then as trained, and never where the answer before looks unlike the frame at the scale of features (a
+    cut, a mouth that opens). Averaged so over frames, noise and coding errors fade, and with them flicker.
     """
 
     def __init__(self, features: int, width: int) -> None:
@@ -192,8 +195,11 @@ class Memory(nn.Module):
         seen = torch.cat([F.pixel_unshuffle(d.to(features.dtype), 4) for d in (change, previous - x)], dim=1)
         y = F.leaky_relu(self.first(torch.cat((features, seen), dim=1)), _SLOPE, inplace=True)
         gate = torch.sigmoid(self.gate(self.block(y))).to(answer.dtype)
+        unlike = F.avg_pool2d(previous - x, 8).abs().amax(dim=1, keepdim=True)
+        alike = ((_UNLIKE - unlike) / (_UNLIKE - _ALIKE)).clamp(0, 1)
+        gate = gate * F.interpolate(alike, scale_factor=2.0, mode="bilinear", align_corners=False)
         gate = F.interpolate(gate, scale_factor=4.0, mode="bilinear", align_corners=False)
-        coarse = F.interpolate(F.avg_pool2d(change, 16), scale_factor=16.0, mode="bilinear", align_corners=False)
+        coarse = F.interpolate(F.avg_pool2d(change, 32), scale_factor=32.0, mode="bilinear", align_corners=False)
         there = (previous != 0).flatten(1).any(dim=1).to(answer.dtype).view(-1, 1, 1, 1)
         return answer + there * gate * (change - coarse)
 
