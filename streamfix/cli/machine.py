@@ -22,7 +22,8 @@ def models_list() -> None:
     """List every model with its size, licence, and place."""
     from streamfix.models import catalogue
 
-    table = Table("name", "kind", "size", "licence", Column("where", overflow="fold"))  # a path is of use only whole
+    # names and paths are of use only whole
+    table = Table(Column("name", no_wrap=True), "kind", "size", "licence", Column("where", overflow="fold"))
     for model in catalogue():
         size = f"{model.size / 1e6:.1f} MB" if model.present else "-"
         where = str(model.path) if model.present else f"not here; streamfix models pull {model.name}"
