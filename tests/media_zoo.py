@@ -19,7 +19,7 @@ SIZE = (128, 96)
 
 @dataclass(frozen=True)
 class Case:
-    """make: writes the file, takes a folder and a name without suffix. suffix: of the file. out: of the output, if another.
+    """make: writes the file, takes its path and the size of its pictures. suffix: of the file. out: of the output, if another.
 
     options: for enhance. says: a pattern of the one warning that the job must give, None for none. refused: a pattern of the
     one sentence with which the job must be refused. damaged: whether the report must count damage.
@@ -27,7 +27,7 @@ class Case:
     """
 
     suffix: str
-    make: Callable[[Path], Any]
+    make: Callable[[Path, tuple[int, int]], Any]
     out: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     says: str | None = None
@@ -37,9 +37,9 @@ class Case:
     faces: bool = True
 
 
-def video(**options: Any) -> Callable[[Path], Path]:
+def video(**options: Any) -> Callable[[Path, tuple[int, int]], Path]:
     """A maker by `make_video`, of head and shoulders."""
-    return lambda path: make_video(path, **{"size": SIZE, "frames": 6, "scene": portrait, **options})
+    return lambda path, size: make_video(path, **{"size": size, "frames": 6, "scene": portrait, **options})
 
 
 def combed(number: int, *, size: tuple[int, int], pix_fmt: str) -> av.VideoFrame:
@@ -66,10 +66,10 @@ def remux(source: Path, target: Path, *, keep: Callable[[Any, int], bool] = lamb
     return target
 
 
-def first_group_gone(path: Path) -> Path:
+def first_group_gone(path: Path, size: tuple[int, int]) -> Path:
     """An open GOP whose first pictures refer to a group that is not there, as recordings from the air begin."""
     whole = path.with_name(f"{path.stem}-whole{path.suffix}")
-    make_video(whole, size=SIZE, frames=18, scene=portrait, bframes=2,
+    make_video(whole, size=size, frames=18, scene=portrait, bframes=2,
                options={"x264-params": "open-gop=1:keyint=6:min-keyint=6:scenecut=0:b-adapt=0:bframes=2", "preset": "fast"})  # fmt: skip
     keys = 0
 
@@ -81,12 +81,12 @@ def first_group_gone(path: Path) -> Path:
     return remux(whole, path, keep=keep)
 
 
-def two_sizes(path: Path) -> Path:
+def two_sizes(path: Path, size: tuple[int, int]) -> Path:
     """A transport stream that changes its size half way, as channels do."""
     parts = [path.with_name(f"{path.stem}-{number}.ts") for number in (0, 1)]
-    for number, (part, size) in enumerate(zip(parts, (SIZE, (192, 144)), strict=True)):
+    for number, (part, shape) in enumerate(zip(parts, (size, (192, 144)), strict=True)):
         stamps = list(range(6 * number, 6 * number + 6))
-        make_video(part, pts=stamps, size=size, scene=portrait, bframes=0, container_options={"mpegts_copyts": "1"})
+        make_video(part, pts=stamps, size=shape, scene=portrait, bframes=0, container_options={"mpegts_copyts": "1"})
     with av.open(str(path), "w", container_options={"mpegts_copyts": "1"}) as out:
         target = None
         for part in parts:
@@ -100,9 +100,9 @@ def two_sizes(path: Path) -> Path:
     return path
 
 
-def holes(path: Path) -> Path:
+def holes(path: Path, size: tuple[int, int]) -> Path:
     """Stretches of zeros where packets were."""
-    make_video(path, size=SIZE, frames=32, scene=portrait, bframes=0, options={"g": "8", "crf": "18"}, audio=["aac"])
+    make_video(path, size=size, frames=32, scene=portrait, bframes=0, options={"g": "8", "crf": "18"}, audio=["aac"])
     data = bytearray(path.read_bytes())
     for at in (len(data) // 3, len(data) // 2):
         data[at : at + 400] = bytes(400)
@@ -110,10 +110,10 @@ def holes(path: Path) -> Path:
     return path
 
 
-def with_cover(path: Path) -> Path:
+def with_cover(path: Path, size: tuple[int, int]) -> Path:
     """A film with its poster."""
     whole = path.with_name(f"{path.stem}-whole{path.suffix}")
-    make_video(whole, size=SIZE, frames=6, scene=portrait, audio=["aac"], metadata={"title": "A title"})
+    make_video(whole, size=size, frames=6, scene=portrait, audio=["aac"], metadata={"title": "A title"})
     encoder = av.CodecContext.create("mjpeg", "w")
     encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 32, 32, "yuvj420p", Fraction(1, 25)
     cover = bytes(encoder.encode(portrait(0, size=(32, 32), pix_fmt="yuvj420p"))[0])
@@ -217,9 +217,9 @@ CASES: dict[str, Case] = {
 }
 
 
-def make(name: str, folder: Path) -> Path:
-    """Write the file of that name."""
+def make(name: str, folder: Path, size: tuple[int, int] = SIZE) -> Path:
+    """Write the file of that name; where the size is not the point it is this one."""
     case = CASES[name]
     path = folder / f"{name}{case.suffix}"
-    case.make(path)
+    case.make(path, size)
     return path
