@@ -88,3 +88,60 @@ def test_any_size_will_do():
     for size in ((1, 1), (3, 200), (176, 144), (1920, 1080)):
         picture = cv2.resize(A, size, interpolation=cv2.INTER_AREA)
         assert shots(picture, picture) == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("gain", "lift"), [(1.5, 60), (2, 80), (2.5, 120), (3, 150), (1, 200), (1, 230), (4, 100), (6, 0)]
+)
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_flash_is_no_cut_whether_it_saturates_or_not(gain, lift, length, astronaut):
+    for scene in (lambda i: window(A, 2 * i), lambda i: window(B, 40, i), lambda i: astronaut[i : 300 + i]):
+        pictures = [scene(i) for i in range(14)]
+        for i in range(6, 6 + length):
+            pictures[i] = np.clip(pictures[i].astype(float) * gain + lift, 0, 255).astype(np.uint8)
+        assert not any(shots(*pictures))
+
+
+def test_a_cut_under_a_flash_is_found_when_the_flash_is_over():
+    white = np.clip(window(B).astype(float) + 230, 0, 255).astype(np.uint8)
+    found = shots(*[window(A, i) for i in range(6)], white, *[window(B, i) for i in range(6)])
+    assert [i for i, cut in enumerate(found) if cut] == [7]
+
+
+def test_a_white_page_is_a_scene_after_three_frames():
+    page = np.full((180, 320, 3), 255, np.uint8)
+    page[20:60, 30:200:7] = 0
+    page[100:140, 60:250:5] = 0
+    found = shots(*[window(A, i) for i in range(6)], *[page] * 8)
+    assert [i for i, cut in enumerate(found) if cut] == [9]
+
+
+def test_through_black_into_the_same_scene_is_no_cut_and_into_another_is_one():
+    black = np.zeros((180, 320, 3), np.uint8)
+    assert not any(shots(*[window(A, i) for i in range(6)], *[black] * 5, *[window(A, i) for i in range(6)]))
+    found = shots(*[window(A, i) for i in range(6)], *[black] * 5, *[window(B, i) for i in range(6)])
+    assert [i for i, cut in enumerate(found) if cut] == [11]
+
+
+def test_a_slow_dissolve_ends_in_the_new_scene_without_a_series_of_cuts():
+    mixed = [window(A).astype(float) * (1 - i / 20) + window(B).astype(float) * i / 20 for i in range(21)]
+    pictures = [window(A)] * 6 + [m.astype(np.uint8) for m in mixed] + [window(B)] * 6
+    assert sum(shots(*pictures)) <= 1
+
+
+def test_another_size_is_a_cut():
+    assert shots(window(A), window(A), window(A, size=(480, 270)), window(A, size=(480, 270))) == [
+        False,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_the_sample_has_no_cut():
+    import av
+    from test_sample import WEBCAM
+
+    detector = CutDetector()
+    with av.open(str(WEBCAM)) as container:
+        assert not any(detector.is_cut(f.to_ndarray(format="rgb24")) for f in container.decode(video=0))

@@ -18,6 +18,17 @@ _CHANGE = 0.3
 """Of `_change`: successive frames of handheld clips stay below 0.1, 99 % of pairs of unrelated pictures lie above 0.35."""
 _JUMP = 2.5
 _MEMORY = 3
+_PLAIN = 2.0
+"""Standard deviation of the thumbnail, in codes, below which a picture has no structure."""
+_RELIT = 0.7
+"""Of `_explained`: of pairs of unrelated pictures 99 % lie below 0.65; a scene under other light lies above."""
+_FLASHED = 0.35
+"""The same where no pixel got darker: 98 % of unrelated pairs are not like that at all, every flash is."""
+_BLOWN = 0.6
+"""Share of blown-out pixels from which a picture says too little to tell."""
+_WAIT = 3
+
+Thumbnail = npt.NDArray[np.float32]
 
 
 class CutDetector:
@@ -25,26 +36,68 @@ class CutDetector:
 
     A cut is a frame whose structure is found nowhere near its place in the previous frames (normalised correlation over
     shifts, so pans, shakes and changes of light are none), whose colours changed too, and both more than they did just before.
-    After a flash the picture is compared with those before it.
+    A flash is none: a frame that is the one before under another tone curve, or brighter everywhere. Plain frames (black,
+    white) and, for up to three frames, blown-out ones begin no scene themselves: what comes after them is compared with what
+    was before. A change of the picture's size is a cut.
     """
 
     def __init__(self) -> None:
-        self._past: deque[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = deque(maxlen=_MEMORY)
+        self._past: deque[tuple[Thumbnail, Thumbnail]] = deque(maxlen=_MEMORY)
         self._usual: deque[float] = deque(maxlen=8)
+        self._shape: tuple[int, ...] | None = None
+        self._plain = False
+        self._waited = 0
 
     def is_cut(self, image: Image) -> bool:
         """image: RGB frame of any size, as stored. The first frame is no cut."""
+        resized = self._shape is not None and image.shape != self._shape
+        self._shape = image.shape
         thumbnail = np.asarray(cv2.resize(image, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_AREA), dtype=np.uint8)
         grey = cv2.GaussianBlur(thumbnail.mean(axis=2).astype(np.float32), (0, 0), 1.0)
         now = (np.asarray(grey, dtype=np.float32), _histogram(thumbnail))
-        changes = [_change(now, then) for then in self._past]
-        self._past.append(now)
-        if not changes:
+        if resized:
+            self._past.clear()
+            self._usual.clear()
+        elif float(grey.std()) < _PLAIN:
+            self._plain = True
             return False
-        latest = changes[-1]
+        cut = resized or (self._differs(now) if self._past else self._plain)
+        if cut and self._past and self._waited < _WAIT and _blown(now[0]) > _BLOWN >= _blown(self._past[-1][0]):
+            self._waited += 1
+            return False
+        self._plain, self._waited = False, 0
+        self._past.append(now)
+        return cut
+
+    def _differs(self, now: tuple[Thumbnail, Thumbnail]) -> bool:
+        """Whether this is another scene than every frame remembered."""
+        changes = [_change(now, then) for then in self._past]
         usual = float(np.median(self._usual)) if self._usual else 0.0
-        self._usual.append(latest)
-        return min(changes) > max(_CHANGE, _JUMP * usual)
+        relit = min(changes) > _CHANGE and any(_relit(now[0], then[0]) for then in self._past)
+        if not relit:
+            self._usual.append(changes[-1])
+        return not relit and min(changes) > max(_CHANGE, _JUMP * usual)
+
+
+def _blown(grey: Thumbnail) -> float:
+    """Share of the picture that is white."""
+    return float((grey > 235).mean())
+
+
+def _relit(now: Thumbnail, then: Thumbnail) -> bool:
+    """Whether one is the other under another tone curve (a flash, a lamp, clouds), saturated or not."""
+    alike = max(_explained(now, then), _explained(then, now))
+    brighter, darker = float((now >= then - 6).mean()), float((now <= then + 6).mean())
+    return alike > (_FLASHED if max(brighter, darker) > 0.97 else _RELIT)
+
+
+def _explained(values: Thumbnail, by: Thumbnail) -> float:
+    """Share of the variance of `values` that a tone curve of `by` explains (correlation ratio over twelve levels)."""
+    whole = float(values.var())
+    if whole < 1.0:
+        return 0.0
+    levels = np.array_split(values.ravel()[np.argsort(by, axis=None, kind="stable")], 12)
+    return 1.0 - float(sum(part.var() * part.size for part in levels)) / values.size / whole
 
 
 def _histogram(thumbnail: Image) -> npt.NDArray[np.float32]:
