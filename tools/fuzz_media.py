@@ -163,17 +163,19 @@ def fuzz(
     workers: int = 2,
     timeout: float = 60.0,
     keep: Path | None = None,
+    only: int | None = None,
 ) -> Outcome:
-    """Run that many damaged inputs; timeout: seconds a job may take."""
-    outcome, rng, number = Outcome(), np.random.default_rng(seed), 0
+    """Run that many damaged inputs, or that one of them only; timeout: seconds a job may take."""
+    outcome, numbers = Outcome(), iter(range(count) if only is None else [only])
     crew = [start() for _ in range(workers)]
 
     def next_job(worker: Worker) -> None:
-        nonlocal number
-        if number == count:
+        number = next(numbers, None)
+        if number is None:
             worker.job = None
             worker.pipe.send(None)
             return
+        rng = np.random.default_rng([seed, number])
         original = files[int(rng.integers(len(files)))]
         data, kind = damage(original.read_bytes(), rng)
         name = f"{number:04d}-{kind}-{original.name}"
@@ -185,7 +187,6 @@ def fuzz(
         suffix = ".mkv" if suffix in UNWRITTEN else suffix
         codec = "auto" if suffix == original.suffix else "h264"  # auto is often slow
         target = folder / f"out{suffix}"
-        number += 1
         worker.job, worker.since = (name, folder), time.monotonic()
         worker.pipe.send((str(source), str(target), codec))
 
@@ -240,6 +241,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds that one job may take")
+    parser.add_argument("--only", type=int, help="number of the one input to run, as it stands before its name")
     parser.add_argument("--keep", type=Path, help="folder for the inputs that failed")
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -251,7 +253,7 @@ def main() -> int:
         print(f"{len(files)} files, {options.count} inputs, seed {options.seed}", flush=True)
         outcome = fuzz(
             files, scratch, count=options.count, seed=options.seed,
-            workers=options.workers, timeout=options.timeout, keep=options.keep,
+            workers=options.workers, timeout=options.timeout, keep=options.keep, only=options.only,
         )  # fmt: skip
     print(", ".join(f"{n} {kind}" for kind, n in outcome.kinds.most_common()), f"in {time.monotonic() - began:.0f} s")
     for reason, n in outcome.reasons.most_common(25):
@@ -260,7 +262,7 @@ def main() -> int:
     for number, memory in enumerate(outcome.memory):
         if memory:
             words = f"{memory[0]:.0f} MB after the first, {max(memory):.0f} at most, {memory[-1]:.0f} at the end"
-            print(f"worker {number}: {len(memory)} jobs, {words}")
+            print(f"worker {number}: {len(memory)} jobs, {words}; every 25th: {[round(m) for m in memory[::25]]}")
     print(f"growth after {WARM_UP} jobs: {outcome.growth:+.1f} MB")
     for name, kind, words in outcome.failures:
         print(f"FAILED ({kind}) {name}: {words}")

@@ -180,7 +180,7 @@ class StreamCopier:
             except ValueError as error:
                 raise OutputError(
                     f"stream {index} of {self._path} cannot be copied into {Path(self._output.name).suffix} "
-                    f"({error}); write .mkv instead, or leave it out with --drop {index}"
+                    f"({str(getattr(error, 'strerror', None) or error).lower()}); write .mkv instead, or leave it out with --drop {index}"
                 ) from error
             self._next = self._fetch()
 

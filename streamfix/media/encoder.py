@@ -35,6 +35,8 @@ _PRESETS = {"libx264": _X26X, "libx265": _X26X, "libsvtav1": [str(n) for n in ra
 _SURFACES = {"cuda", "vaapi", "qsv", "d3d11", "d3d12", "dxva2_vld", "drm_prime", "videotoolbox_vld", "vulkan", "amf"}
 _WHOLE_CHROMA = {"libx264", "libx265", "mpeg2video"}
 _FULL_RANGE, _LIMITED_RANGE, _BT709 = 2, 1, 1
+QUANTISED = frozenset({"mpeg2video", "mjpeg", "mpeg4"})
+"""Encoders that are told a quantiser, not a crf."""
 _LEAST_SIZE = {"libx265": 64}  # below, x265 4.1 writes past its buffers (found with glibc's MALLOC_CHECK_)
 
 
@@ -75,14 +77,16 @@ def options(encoder: str, *, crf: int | None, preset: str | None) -> dict[str, s
         out |= {"rc": "cqp", "qp_i": value, "qp_p": value}
     elif encoder.endswith("_videotoolbox"):
         out["q:v"] = str(max(100 - 2 * int(value), 1))
+    elif encoder == "mjpeg":
+        out["strict"] = "unofficial"  # or it takes full range only; FFmpeg notes the limited range in a comment
     speed = preset if preset is not None else _PRESET.get(encoder)
-    if speed is not None and encoder != "mpeg2video":
+    if speed is not None and encoder not in QUANTISED:
         out["preset"] = speed
     return out
 
 
 def quantiser(crf: int | None) -> int:
-    """MPEG-2's scale (2 best ... 31) for a crf of x264's."""
+    """The scale of MPEG-2, MPEG-4 and MJPEG (1 best ... 31) for a crf of x264's."""
     return min(max(round(((18 if crf is None else crf) - 12) / 3), 1), 31)
 
 

@@ -38,9 +38,9 @@ def open_container(path: Path) -> av.container.InputContainer:
             raise InputError(f"{path} is empty (0 bytes); copy or record it again")
         # absolute, or FFmpeg takes what stands before a colon in the name for a protocol
         container = av.open(str(path.absolute()), metadata_errors="replace")
-    except PermissionError as error:
-        raise InputError(f"{path} cannot be read: permission denied; change its permissions") from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
+        if isinstance(error, PermissionError) and not os.access(path, os.R_OK):  # FFmpeg has its own uses for it
+            raise InputError(f"{path} cannot be read: permission denied; change its permissions") from error
         if _lacks_index(path):
             raise InputError(
                 f"{path} is cut off: its index (moov) is missing, because the recording was not finished; "

@@ -158,10 +158,7 @@ class VideoSink(Sink):
         try:
             stream = self._output.add_stream(self._codec.name, rate=encoders.tame(like.rate))
         except ValueError as error:
-            raise OutputError(
-                f"{self.path.suffix} ({self._form}) cannot hold {self.encoder}; choose another codec"
-                + ("" if self._form == "matroska" else ", or write .mkv")
-            ) from error
+            raise self._cannot_hold() from error
         assert isinstance(stream, av.VideoStream)
         self._stream = stream
         for other in copier.after():
@@ -205,7 +202,7 @@ class VideoSink(Sink):
             context.flags |= _INTERLACED
         if self._form in containers.NO_REORDERING:
             context.max_b_frames = 0
-        if self.encoder == "mpeg2video":
+        if self.encoder in encoders.QUANTISED:
             context.qscale, context.global_quality = True, encoders.quantiser(self._crf)
         if self.encoder in ("libx265",) and self._form in containers.MOV:
             context.codec_tag = "hvc1"  # the tag that Apple's players insist on
@@ -222,10 +219,19 @@ class VideoSink(Sink):
         self._copier.chapters(shift, begin, end)
         try:
             context.open()
-            self._output.start_encoding()
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._refused(error, width, height, name) from error
+        try:
+            self._output.start_encoding()
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            if self._program or self._output_full(error):
+                raise self._refused(error, width, height, name) from error
+            raise self._cannot_hold() from error
         self._copier.start(shift=shift, begin=begin, end=end)
+
+    def _cannot_hold(self) -> OutputError:
+        other = "" if self._form == "matroska" else ", or write .mkv"
+        return OutputError(f"{self.path.suffix} ({self._form}) cannot hold {self.encoder}; choose another codec{other}")
 
     def _refused(self, error: BaseException, width: int, height: int, name: str) -> OutputError:
         if self._output_full(error):
