@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from streamfix.errors import InputError, OutputError, UsageError
-from streamfix.media import open_sink, open_source
+from streamfix.media import find_media, open_sink, open_source
 from streamfix.media.images import upright_exif
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -266,3 +266,33 @@ def test_facts_of_images(tmp_path: Path) -> None:
     assert (stream["width"], stream["height"], stream["codec"], stream["orientation"]) == (40, 24, "JPEG", 6)
     assert stream["exif"]
     assert stream["icc"]
+
+
+def test_a_jpeg_finer_than_ours_keeps_its_own_tables(tmp_path: Path) -> None:
+    grain = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    errors = {}
+    for quality in (80, 100):
+        Image.fromarray(grain).save(tmp_path / f"{quality}.jpg", quality=quality, subsampling=0)
+        out = copy(tmp_path / f"{quality}.jpg", tmp_path / f"{quality}-out.jpg")
+        with Image.open(tmp_path / f"{quality}.jpg") as one, Image.open(out) as two:
+            errors[quality] = np.abs(np.asarray(one).astype(int) - np.asarray(two)).mean()
+            finer = np.mean(two.quantization[0]) <= np.mean(one.quantization[0])
+            assert finer, quality
+    assert errors[100] < 0.7
+
+
+def test_what_is_not_read_or_not_used_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Image.fromarray(corner()).save(tmp_path / "a.png")
+    for name in ("b.heic", "c.HEIC", "d.dng"):
+        (tmp_path / name).write_bytes(b"a picture")
+    assert find_media(tmp_path) == [tmp_path / "a.png"]
+    assert [r.getMessage() for r in caplog.records] == [
+        f"3 pictures of {tmp_path} are skipped (.dng, .heic): convert them to JPEG or PNG first"
+    ]
+    with pytest.raises(InputError, match=r"b\.heic is a \.heic picture, which is not read; convert it"):
+        open_source(tmp_path / "b.heic")
+    caplog.clear()
+    copy(tmp_path / "a.png", tmp_path / "out.png", crf=20, drop=["audio"])
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{tmp_path / 'out.png'} is an image, which does without --crf and --drop"
+    ]

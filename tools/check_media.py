@@ -69,12 +69,12 @@ class Watch:
     def __init__(self) -> None:
         self.boxes: dict[int, list[tuple[int, int, int, int]]] = defaultdict(list)
 
-    def __call__(self, frame: Frame, crop: Crop, restored: np.ndarray) -> Frame:
+    def __call__(self, frame: Frame, crop: Crop, restored: np.ndarray, *, weight: np.ndarray | None = None) -> Frame:
         linear = np.linalg.inv(crop.placement.matrix[:, :2])
         corners = (np.array([[0, 0], [511, 0], [0, 511], [511, 511]]) - crop.placement.matrix[:, 2]) @ linear.T
         low, high = np.floor(corners.min(axis=0)).astype(int) - 4, np.ceil(corners.max(axis=0)).astype(int) + 5
         self.boxes[frame.index].append((*np.maximum(low, 0).tolist(), *np.maximum(high, 0).tolist()))
-        return compose(frame, crop, restored)
+        return compose(frame, crop, restored, weight=weight)
 
 
 def elsewhere(source: Path, output: Path, watch: Watch) -> tuple[float, int]:
@@ -103,7 +103,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--codec", default="h264")
+    parser.add_argument("--codec", default="auto")
     parser.add_argument("--suffix", default="", help="container of the outputs, such as .mkv; the input's by default")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

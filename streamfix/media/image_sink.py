@@ -28,6 +28,8 @@ _KEPT = {"gray", "rgb24", "rgba", "gray16le", "rgb48le", "rgba64le"}
 _DEEP_SUFFIXES = {".png", ".tif", ".tiff"}
 _ALPHA_SUFFIXES = {".png", ".webp", ".tif", ".tiff", ".avif", ".jp2"}
 JPEG_QUALITY = 95
+"""Of JPEG outputs, with full colour resolution: no visible loss. An input that was stored finer keeps its own tables."""
+_FINEST = 5.7  # mean step of luma at that quality, in codes; a finer input has smaller ones
 AVIF_QUALITY = 90  # about as close to its input as a JPEG of 95
 
 
@@ -103,6 +105,9 @@ class ImageSink(Sink):
         note = "; ".join(f"{key}: {value}" for key, value in self._tags.items())
         if suffix in (".jpg", ".jpeg", ".jpe"):
             out |= {"quality": JPEG_QUALITY, "subsampling": 0, "optimize": True}
+            if like.tables and np.mean(like.tables[min(like.tables)]) < _FINEST:
+                out["qtables"] = like.tables
+                del out["quality"]
             if note:
                 out["comment"] = note
             if like.xmp:

@@ -48,6 +48,7 @@ class Picture:
     """A decoded image: pixels (H, W) or (H, W, 3|4), uint8 or uint16, upright, and what travels with them.
 
     mode: Pillow's name of the stored mode. exif: the stored bytes with orientation 1. icc: the colour profile of `pixels`.
+    tables: the quantisation tables of a JPEG.
     """
 
     pixels: npt.NDArray[Any]
@@ -57,6 +58,7 @@ class Picture:
     icc: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
+    tables: dict[int, list[int]] | None = None
 
     def frame(self) -> av.VideoFrame:
         """The pixels as gray, rgb24, rgba, gray16le, rgb48le or rgba64le."""
@@ -116,6 +118,7 @@ def _read(path: Path, image: Image.Image) -> Picture:
     deep = _is_deep_color(path, image)
     if image.format == "TIFF":
         exif = _tiff_exif(image)
+    tables = dict(getattr(image, "quantization", None) or {})
     orientation = int(image.getexif().get(_ORIENTATION, 1))
     pixels: Any
     if deep:
@@ -131,6 +134,7 @@ def _read(path: Path, image: Image.Image) -> Picture:
         icc=icc or None,
         xmp=xmp if isinstance(xmp, bytes) and orientation == 1 else None,  # XMP may repeat the orientation
         dpi=(float(dpi[0]), float(dpi[1])) if dpi else None,
+        tables=tables,
     )
 
 

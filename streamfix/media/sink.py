@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from streamfix.media.video import VideoSource
 from streamfix.media.video_sink import VideoSink
 
 __all__ = ["Sink", "open_sink"]
+
+_log = logging.getLogger(__name__)
 
 
 def open_sink(
@@ -31,12 +34,17 @@ def open_sink(
     codec: auto (H.264, or what keeps the input's depth and transparency, see `containers.default_codec`), h264, hevc, av1,
     ffv1, or the FFmpeg name of an encoder (h264_nvenc ...). crf, preset: in the encoder's own scale.
     drop: what not to copy: "audio", "subtitles", "data", "attachments", "video" (other video streams), or stream indexes.
-    tags: added to the metadata of the output. Images take none of codec, crf, preset and drop.
+    tags: added to the metadata of the output. Images use none of codec, crf, preset and drop, and say so.
     The output appears under its name when the with-block is left without an exception, and not at all otherwise.
     Raises OutputError when it cannot be written or a stream cannot live in the container, UsageError for bad options.
     """
     target = Path(path)
     if isinstance(like, ImageSource):
+        given = {"codec": codec != "auto", "crf": crf is not None, "preset": preset is not None, "drop": bool(drop)}
+        if any(given.values()):
+            _log.warning(
+                "%s is an image, which does without --%s", target, " and --".join(k for k, v in given.items() if v)
+            )
         return ImageSink(target, like=like, overwrite=overwrite, tags=tags or {})
     if not isinstance(like, VideoSource):
         raise UsageError(f"no sink knows what to do with a {type(like).__name__}")

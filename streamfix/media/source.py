@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from streamfix.media.images import IMAGE_SUFFIXES, ImageSource, images_in
 from streamfix.media.video import VideoSource
 
 __all__ = ["Source", "find_media", "open_source"]
+
+_log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = frozenset(
     {
@@ -60,6 +63,12 @@ VIDEO_SUFFIXES = frozenset(
 """Suffixes by which a folder is searched; a file named by itself is opened whatever it is called."""
 
 
+UNREAD = frozenset(
+    {".heic", ".heif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".psd", ".svg"}
+)
+"""Suffixes of pictures that are known and not read: told, so that a folder of photos is not restored in part and in silence."""
+
+
 def _has_wildcard(text: str) -> bool:
     return any(c in text for c in "*?[") and not os.path.exists(text)
 
@@ -80,7 +89,14 @@ def find_media(spec: str | Path) -> list[Path]:
     path = Path(spec)
     if os.path.isdir(path):  # unlike Path's own, these call a name that is too long just not there
         known = VIDEO_SUFFIXES | IMAGE_SUFFIXES
-        found = sorted(p for p in _entries(path) if p.suffix.lower() in known)
+        entries = _entries(path)
+        found = sorted(p for p in entries if p.suffix.lower() in known)
+        unread = [p for p in entries if p.suffix.lower() in UNREAD]
+        if unread:
+            kinds = ", ".join(sorted({p.suffix.lower() for p in unread}))
+            _log.warning(
+                "%d pictures of %s are skipped (%s): convert them to JPEG or PNG first", len(unread), path, kinds
+            )
         if not found:
             raise InputError(f"the folder {path} holds no video and no image; name a folder that does")
         return found
@@ -112,6 +128,10 @@ def open_source(
         to = "its end" if end is None else f"{end:g}"
         raise UsageError(f"the range from {start or 0:g} to {to} seconds is empty; the end must come after the start")
     path = Path(spec)
+    if path.suffix.lower() in UNREAD and os.path.isfile(path):
+        raise InputError(
+            f"{path} is a {path.suffix.lower()} picture, which is not read; convert it to JPEG or PNG first"
+        )
     if _has_wildcard(str(spec)) or os.path.isdir(path):
         files = images_in(find_media(spec))
         if not files:
