@@ -88,6 +88,7 @@ class Placement:
     strength: 0 (leave the input) .. 1 (restored); carries the fades at birth and death of the track.
     face: the detection of this very frame, or None where the track is interpolated or coasts.
     embedding: float32 (D,) of unit length, of the face over its neighbouring frames, or None where the detector gives none.
+    trust: 0..1, how far the landmarks are believed (faces/trust.py); strength has it in it.
     """
 
     track_id: int
@@ -95,6 +96,7 @@ class Placement:
     strength: float
     face: Face | None = None
     embedding: npt.NDArray[np.float32] | None = None
+    trust: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

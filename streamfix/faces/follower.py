@@ -14,6 +14,7 @@ from streamfix.faces.align import frontal, ramp
 from streamfix.faces.select import Choices, Selector
 from streamfix.faces.smooth import WINDOW, smooth
 from streamfix.faces.track import MAX_GAP, Hit, Track, Tracker
+from streamfix.faces.trust import landmark_trust
 from streamfix.types import Face, Frame, Placement
 
 SCORE_RAMP = (0.35, 0.6)
@@ -161,7 +162,8 @@ class _Follower:
         state = self._fades.setdefault(track.id, _Fade())
         span = min(now.fade, now.ahead + self._coasting * now.tick)
         wanted = min(_fade_in(track, now), _fade_out(track, now, span))
-        wanted *= _quality(hits, track, self._position)
+        trust = landmark_trust(hits, self._position)
+        wanted *= trust * _quality(hits, track, self._position)
         if self._position == track.shown_from:
             state.strength = wanted
         rise, fall = (now.elapsed / s if s > 0 else 1.0 for s in (now.fade, span))
@@ -172,6 +174,7 @@ class _Follower:
             strength=state.strength,
             face=here.face if here is not None else None,
             embedding=_embedding(hits),
+            trust=trust,
         )
 
     def _chosen(self, frame: Frame, placements: list[Placement], step: float) -> list[Placement]:
