@@ -29,7 +29,7 @@ import numpy as np
 TIGHT = 64, 64  # pixels of the files that are made: the smallest that every encoder takes
 SUFFIXES = (".mkv", ".mp4", "")  # of the output; the input's own for "", where it is one that is written
 UNWRITTEN = (".h264", ".y4m", ".gif", ".wmv")
-WARM_UP = 30  # jobs of a worker after which its memory should have come to rest
+WARM_UP = 100  # jobs of a worker after which every decoder and encoder has been loaded and its memory should rest
 GROWTH = 60.0  # MB that a worker may gain after that
 
 
