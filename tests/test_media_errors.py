@@ -13,11 +13,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from media_files import make_video, pictures, times
+from media_files import make_video, pattern, pictures, planes, times
 from test_media_time import copy
 
 from streamfix.errors import DependencyError, InputError, OutputError, StreamfixError
 from streamfix.media import find_media, open_sink, open_source
+from streamfix.media.repair import limit
 
 
 def sentence(error: BaseException) -> str:
@@ -275,3 +276,21 @@ def test_opencv_without_libgl_is_told_in_one_sentence(tmp_path: Path) -> None:
 
 def test_every_error_is_a_streamfix_error() -> None:
     assert all(issubclass(kind, StreamfixError) for kind in (InputError, OutputError, DependencyError))
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p10le", "yuv444p12le", "gray10le"])
+def test_samples_beyond_their_depth_are_brought_back(pix_fmt: str) -> None:
+    """As decoders leave them in pictures that they could not finish; x264 ends the process on meeting one."""
+    picture = pattern(3, pix_fmt=pix_fmt)
+    before = [p.copy() for p in planes(picture)]
+    assert not limit(picture)
+    peak = 2 ** picture.format.components[0].bits - 1
+    rows = np.frombuffer(memoryview(picture.planes[0]), "<u2").reshape(48, -1)
+    rows[7, 5:9] = 0xFFFF
+    assert limit(picture)
+    after = planes(picture)
+    assert after[0].view("<u2")[7, 5:9].tolist() == [peak] * 4
+    after[0].view("<u2")[7, 5:9] = before[0].view("<u2")[7, 5:9]
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    assert not limit(picture)
+    assert not limit(pattern(0))

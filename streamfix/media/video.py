@@ -18,6 +18,7 @@ from streamfix.errors import InputError
 from streamfix.media import facts
 from streamfix.media.base import Source
 from streamfix.media.deinterlace import Deinterlacer
+from streamfix.media.repair import limit
 from streamfix.media.timeline import Holes, Timeline
 from streamfix.types import Facts, Frame
 
@@ -125,12 +126,12 @@ class VideoSource(Source):
         self.origin = Fraction(container.start_time or 0, av.time_base)
         limits = [None if t is None else self._tick(t) for t in (self.start, self.end)]
         self._first, self._last = limits
+        self._descriptions = facts.describe(container)  # before any decoder's threads run: it turns logging on
         self._decoded = self._seek_and_decode()
         head = next(self._decoded, None)
         if head is None:
             raise InputError(f"no picture of {self.path} can be decoded; the file is damaged")
         self._head: tuple[av.VideoFrame, int] | None = head
-        self._descriptions = facts.describe(container)
         self._look_at(head[0])
         wanted = bool(deinterlace) if deinterlace is not None else True
         self._deinterlacer = Deinterlacer(self.time_base, every=deinterlace is True) if wanted else None
@@ -155,7 +156,7 @@ class VideoSource(Source):
         self.metadata, self.stream_metadata = dict(self._container.metadata), dict(stream.metadata)
         self.disposition = stream.disposition
         self.covers = [s.index for s in self._container.streams if is_cover(s)]
-        self.audio_rates = [s.sample_rate for s in self._container.streams.audio if s.sample_rate]
+        self.audio_rates = [s.sample_rate for s in self._container.streams.audio if getattr(s, "sample_rate", None)]
         self.frame_rate = float(self.rate)
         whole = self._declared_duration()
         begin, stop = self.start or 0.0, self.end if self.end is not None else whole
@@ -253,7 +254,7 @@ class VideoSource(Source):
             if last is not None and stamp > last:
                 step = stamp - last
             last = stamp
-            self.damaged += bool(picture.is_corrupt)
+            self.damaged += limit(picture) or bool(picture.is_corrupt)
             yield picture, stamp
 
     def _pictures(self) -> Iterator[av.VideoFrame]:
