@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from streamfix._cv2 import cv2
+from streamfix.curves import Curves, check_plotting
 from streamfix.errors import OutputError, UsageError
 from streamfix.faces import follow
 from streamfix.faces.detect import load_detector
@@ -22,6 +24,7 @@ from streamfix.media.color import cut_out
 from streamfix.media.source import open_source
 from streamfix.pipeline import Pipeline, Report, prefetch
 from streamfix.restore.base import load_restorer
+from streamfix.restraint import restrain
 from streamfix.types import Facts, Frame, Image, Placement
 
 THUMB = 128
@@ -77,6 +80,14 @@ class Inspection:
 
     facts: Facts
     tracks: list[TrackSummary]
+    curves: Curves | None = None
+
+    def save_curves(self, path: Path) -> None:
+        """Draw the curves that `inspect` was asked for. PNG; OutputError where it cannot be written."""
+        if self.curves is None:
+            raise UsageError("there are no curves to draw; inspect with curves=True")
+        faces = {t.track_id: t.thumbs[len(t.thumbs) // 2][1] for t in self.tracks}
+        self.curves.save(path, title=Path(self.facts["path"]).name, faces=faces)
 
     def print(self, console: Console) -> None:
         """Two tables: streams and tracks."""
@@ -153,12 +164,12 @@ def _details(stream: Facts) -> Iterator[str]:
         yield f"{key.replace('_', ' ')} {value}"
 
 
-def check_sheet(path: Path, *, source: str | Path) -> None:
-    """Before the work: UsageError where a contact sheet is no PNG, or is the source itself; OutputError without its folder."""
+def check_sheet(path: Path, *, source: str | Path, what: str = "the contact sheet") -> None:
+    """Before the work: UsageError where a picture to write is no PNG, or the source itself; OutputError without its folder."""
     if path.suffix.lower() != ".png":
-        raise UsageError(f"the contact sheet is a PNG, and {path} is not named like one; call it .png")
+        raise UsageError(f"{what} is a PNG, and {path} is not named like one; call it .png")
     if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
-        raise UsageError(f"{path} is the input itself; choose another name for the contact sheet")
+        raise UsageError(f"{path} is the input itself; choose another name for {what}")
     if not os.path.isdir(path.parent):
         raise OutputError(f"the folder of {path} does not exist; create it first")
 
@@ -188,16 +199,27 @@ def inspect(
     detector: str = "auto",
     start: float | None = None,
     end: float | None = None,
+    curves: bool = False,
+    model: str = "auto",
+    device: str = "auto",
     progress: Callable[[Report], None] | None = None,
 ) -> Inspection:
-    """Decode, detect and track the whole file (no restoration). Raises InputError or ModelError."""
-    pipeline = Pipeline(restorer=load_restorer("passthrough"), detector=load_detector(detector))
+    """Decode, detect and track the whole file. Raises InputError or ModelError.
+
+    curves: restore the faces too, with that model on that device, and note why each is restored as far as it is.
+    """
+    if curves:
+        check_plotting()
+    restorer = load_restorer(model, device=device) if curves else load_restorer("passthrough")
+    pipeline = Pipeline(restorer=restorer, detector=load_detector(detector))
     tracks: dict[int, TrackSummary] = {}
-    report = Report()
+    report, noted = Report(), Curves() if curves else None
     with open_source(source, start=start, end=end) as opened, ExitStack() as threads:
         decoded = threads.enter_context(closing(prefetch(iter(opened), 4)))
         detected = threads.enter_context(closing(prefetch(pipeline.detect(decoded), 4)))
         placed = pipeline.place_still(detected) if opened.is_still else follow(detected, lookahead=pipeline.lookahead)
+        if noted is not None:
+            placed = _noting(pipeline, placed, noted, still=opened.is_still)
         for frame, placements in placed:
             for placement in placements:
                 if placement.strength <= 0:
@@ -216,4 +238,27 @@ def inspect(
             "damaged": report.damaged,
             "tracks": [t.facts for t in tracks.values()],
         }
-    return Inspection(facts=facts, tracks=list(tracks.values()))
+        if noted is not None:
+            facts["curves"] = [t.facts for t in noted.tracks]
+    return Inspection(facts=facts, tracks=list(tracks.values()), curves=noted)
+
+
+def _noting(
+    pipeline: Pipeline, placed: Iterable[tuple[Frame, list[Placement]]], curves: Curves, *, still: bool
+) -> Iterator[tuple[Frame, list[Placement]]]:
+    """The same placements, after their faces have been restored and both have been noted."""
+    waiting: deque[list[Placement]] = deque()
+
+    def noted() -> Iterator[tuple[Frame, list[Placement]]]:
+        for frame, placements in placed:
+            curves.add(frame, placements)
+            waiting.append(placements)
+            yield frame, placements
+
+    cropped = pipeline.cut_out(noted())
+    for frame, pairs in (
+        pipeline.restore_next(cropped) if pipeline.recurrent and not still else pipeline.restore(cropped)
+    ):
+        for crop, image in pairs:
+            curves.judged(frame, crop.placement.track_id, restrain(crop.image, image))
+        yield frame, waiting.popleft()

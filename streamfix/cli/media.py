@@ -43,7 +43,13 @@ def enhance(
     embedding: people.Embedding = None,
     embedding_norm: people.EmbeddingNorm = "arcface",
     strength: Annotated[float, typer.Option(help="0 is the input, 1 the restored face.", min=0, max=1)] = 1.0,
-    recurrent: Annotated[bool, typer.Option(help="Guide each face by the frame before, where the model can.")] = True,
+    recurrent: Annotated[
+        bool | None,
+        typer.Option(
+            "--recurrent/--no-recurrent",
+            help="Guide each face by the frame before: steadier, but softer where a face moves (default: off for lite).",
+        ),
+    ] = None,
     protect: Annotated[
         bool, typer.Option(help="Leave sharp faces, and hands and the like before a face, as they are.")
     ] = True,
@@ -230,6 +236,14 @@ def _count(number: int, one: str, many: str) -> str:
 def inspect(
     source: Annotated[str, typer.Argument(help="A video, an image, or a folder of images.", metavar="INPUT")],
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of the tracks as PNG.")] = None,
+    curves: Annotated[
+        Path | None,
+        typer.Option(
+            help="Restore the faces too, and draw as PNG why each is restored as far as it is; takes as long as enhance."
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option(help="Restorer for --curves, as for enhance.")] = "auto",
+    device: Annotated[str, typer.Option(help="Where it runs, as for enhance.")] = "auto",
     detector: Annotated[str, typer.Option(help="As for enhance.")] = "auto",
     start: Annotated[str | None, typer.Option(help="Begin here.")] = None,
     end: Annotated[str | None, typer.Option(help="End before this time.")] = None,
@@ -242,13 +256,31 @@ def inspect(
     begin, stop = seconds(start), seconds(end)
     if sheet is not None:
         check_sheet(sheet, source=source)
+    if curves is not None:
+        check_sheet(curves, source=source, what="the picture of the curves")
+        if sheet is not None and os.path.abspath(curves) == os.path.abspath(sheet):
+            raise UsageError(f"--sheet and --curves both name {sheet}; give two names")
+    wanted = curves is not None
     with job_progress(source, begin, stop) as show:
-        result = run(source, detector=detector, start=begin, end=stop, progress=show)
+        result = run(
+            source,
+            detector=detector,
+            start=begin,
+            end=stop,
+            curves=wanted,
+            model=model,
+            device=device,
+            progress=show,
+        )
     if sheet is not None:
         result.save_sheet(sheet)
+    if curves is not None:
+        result.save_curves(curves)
     if as_json:
         out.print_json(data=result.facts, ensure_ascii=True)  # whatever the encoding of the pipe
         return
     result.print(out)
     if sheet is not None:
         out.print(f"contact sheet: {sheet}", highlight=False, markup=False, soft_wrap=True)
+    if curves is not None:
+        out.print(f"curves: {curves}", highlight=False, markup=False, soft_wrap=True)
