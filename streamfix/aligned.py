@@ -63,7 +63,12 @@ class AlignedPipeline(Pipeline):
         self, *, restorer: Restorer, mask: Mask | None = None, strength: float = 1.0, batch_size: int = 4
     ) -> None:
         super().__init__(
-            restorer=restorer, detector=WholePicture(), strength=strength, lookahead=0, batch_size=batch_size, protect=False
+            restorer=restorer,
+            detector=WholePicture(),
+            strength=strength,
+            lookahead=0,
+            batch_size=batch_size,
+            protect=False,
         )
         if mask is not None and mask.shape != (CROP_SIZE, CROP_SIZE):
             raise UsageError(f"a mask has 512x512 pixels, not {mask.shape[1]}x{mask.shape[0]}")

@@ -117,7 +117,8 @@ class Pipeline:
     restorer, detector: as `load_restorer` and `load_detector` give them. select: which tracks to restore, None for all.
     strength: 0 (input) .. 1 (restored). lookahead: frames of delay that smoothing and fades may use; 0 for pictures that
     have nothing to do with each other. batch_size: crops restored in one call, over several frames and faces. recurrent:
-    let a restorer that can see its answer to the frame before; its calls hold the faces of one frame then. protect: leave
+    let a restorer that can see its answer to the frame before (its calls hold the faces of one frame then); None is what the
+    restorer says of itself. protect: leave
     faces that are sharp already, and what covers a face, as they are (see restraint.py).
     """
 
@@ -130,7 +131,7 @@ class Pipeline:
         strength: float = 1.0,
         lookahead: int = 12,
         batch_size: int = 4,
-        recurrent: bool = True,
+        recurrent: bool | None = None,
         protect: bool = True,
     ) -> None:
         if not 0.0 <= strength <= 1.0:
@@ -138,7 +139,8 @@ class Pipeline:
         self.restorer, self.detector, self.select = restorer, detector, select
         self.strength, self.lookahead, self.batch_size = strength, lookahead, batch_size
         self.protect = protect
-        self.recurrent = recurrent and isinstance(restorer, RecurrentRestorer) and restorer.recurrent
+        wanted = getattr(restorer, "recurrent_by_default", True) if recurrent is None else recurrent
+        self.recurrent = wanted and isinstance(restorer, RecurrentRestorer) and restorer.recurrent
 
     def detect(self, frames: Iterable[Frame]) -> Iterator[Detected]:
         """Faces of every frame, in stored coordinates, and whether the frame begins a new scene."""
@@ -309,7 +311,7 @@ def load_pipeline(
     strength: float = 1.0,
     lookahead: int = 12,
     batch_size: int = 4,
-    recurrent: bool = True,
+    recurrent: bool | None = None,
     protect: bool = True,
     ignore_background: bool = False,
     embedding: str | Path | None = None,

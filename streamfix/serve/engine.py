@@ -91,7 +91,11 @@ class Models:
         it is brought up to date.
         """
         restorer, tracks = self._restorers[model], [c.placement.track_id for c in crops]
-        recurrent = isinstance(restorer, RecurrentRestorer) and restorer.recurrent
+        recurrent = (
+            isinstance(restorer, RecurrentRestorer)
+            and restorer.recurrent
+            and getattr(restorer, "recurrent_by_default", True)
+        )
         states = [memory.get(track) for track in tracks] if recurrent else None
         with self._lock:
             pictures, after = restore_next_images(
