@@ -162,9 +162,13 @@ CASES: dict[str, Case] = {
     "rotation-270": Case(".mkv", video(rotation=270), faces=False),
     "sample-aspect": Case(".mp4", video(sar=Fraction(128, 117))),
     "interlaced-mpeg2": Case(
-        ".mpg", video(codec="mpeg2video", rate=25, time_base=Fraction(1, 25), interlaced=True, scene=combed)
+        ".mpg",
+        video(codec="mpeg2video", rate=25, time_base=Fraction(1, 25), interlaced=True, scene=combed),
+        says="is interlaced: it comes out progressive",
     ),
-    "interlaced-h264": Case(".ts", video(interlaced=True, scene=combed, rate=25, time_base=Fraction(1, 25))),
+    "interlaced-h264": Case(
+        ".ts", video(interlaced=True, scene=combed, rate=25, time_base=Fraction(1, 25)), says="is interlaced"
+    ),
     "rotation-ts": Case(".mp4", video(rotation=90), out=".ts", refused=r"\.ts cannot hold the rotation .*choose \.mp4"),
     # time
     "vfr": Case(".mp4", video(pts=[0, 40, 80, 133, 200, 210, 400, 433, 1000], time_base=Fraction(1, 1000))),

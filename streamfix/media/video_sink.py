@@ -206,6 +206,8 @@ class VideoSink(Sink):
             context.qscale, context.global_quality = True, encoders.quantiser(self._crf)
         if self.encoder in ("libx265",) and self._form in containers.MOV:
             context.codec_tag = "hvc1"  # the tag that Apple's players insist on
+        if like.deinterlaced:
+            _log.warning("%s is interlaced: it comes out progressive, one frame for each", like.path)
         if like.dynamic_hdr:
             _log.warning("dynamic HDR metadata (%s) is left out", ", ".join(like.dynamic_hdr))
         context.options = options | encoders.private_options(self.encoder, tags, like.hdr)
