@@ -24,7 +24,7 @@ from streamfix.media.color import cut_out
 from streamfix.media.source import open_source
 from streamfix.pipeline import Pipeline, Report, prefetch
 from streamfix.restore.base import load_restorer
-from streamfix.restraint import restrain
+from streamfix.restraint import Guard
 from streamfix.types import Facts, Frame, Image, Placement
 
 THUMB = 128
@@ -255,10 +255,12 @@ def _noting(
             waiting.append(placements)
             yield frame, placements
 
+    guard = Guard()
     cropped = pipeline.cut_out(noted())
     for frame, pairs in (
         pipeline.restore_next(cropped) if pipeline.recurrent and not still else pipeline.restore(cropped)
     ):
         for crop, image in pairs:
-            curves.judged(frame, crop.placement.track_id, restrain(crop.image, image))
+            track = crop.placement.track_id
+            curves.judged(frame, track, guard.restrain(frame.index, track, crop.image, image))
         yield frame, waiting.popleft()

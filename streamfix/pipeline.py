@@ -31,7 +31,7 @@ from streamfix.media.sink import open_sink
 from streamfix.media.source import Source, open_source
 from streamfix.restore.base import RecurrentRestorer, Restorer, load_restorer, restore_images
 from streamfix.restore.recurrence import Recurrence
-from streamfix.restraint import restrain
+from streamfix.restraint import Guard
 from streamfix.types import Crop, Face, Frame, Image, Placement
 
 T = TypeVar("T")
@@ -252,11 +252,14 @@ class Pipeline:
         report: Report | None = None,
     ) -> Iterator[Frame]:
         """Lay the faces back, larger ones last; with compare, input and output side by side."""
+        guard = Guard()
         for frame, pairs in restored:
             before = copy_picture(frame.picture) if compare else None
             out = frame
             for crop, image in sorted(pairs, key=lambda pair: -_scale(pair[0].placement.matrix)):
-                weight = restrain(crop.image, image).weight if self.protect else None
+                weight = None
+                if self.protect:
+                    weight = guard.restrain(frame.index, crop.placement.track_id, crop.image, image).weight
                 out = compose(out, crop, image, weight=weight)
             if before is not None:
                 out = replace(out, picture=side_by_side(before, out.picture, rotation=frame.rotation))

@@ -7,6 +7,7 @@ restorer did not take for what it is (a hand, a microphone, a lock of hair, a fr
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from functools import cache
 
@@ -24,6 +25,9 @@ clips lie at 0.2 to 0.33, the least degraded ones at 0.6 and above."""
 COVERED = (22.0, 45.0)
 """Difference at the scale of features, in 1/255, at which the input begins to win, and from which it has won. The
 change that restoration owes to even heavy degradations stays below 20."""
+
+WINDOW = 16
+"""Frames over which the sharpness of a face is averaged."""
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _FINE = (1.0, 2.0)
@@ -50,18 +54,42 @@ class Restraint:
         return float(1 - (self.weight * face_mask()).sum() / (self.sharp * face_mask().sum()))
 
 
-def restrain(crop: Picture, restored: Picture) -> Restraint:
+def restrain(crop: Picture, restored: Picture, *, change: float | None = None) -> Restraint:
     """How much of a restored crop to use.
 
-    crop, restored: float32 (512, 512, 3), RGB in [0, 1]: what the restorer was given and what it gave. A function of
-    the two alone, and a continuous one, so that nothing pops and equal frames are treated alike.
+    crop, restored: float32 (512, 512, 3), RGB in [0, 1]: what the restorer was given and what it gave. change: what
+    `detail_change` says of the face, where the caller knows better than from this pair alone. A continuous function, so
+    that nothing pops and equal frames are treated alike.
     """
+    sharp = float(_ramp(detail_change(crop, restored) if change is None else change, *SHARP))
+    return Restraint(sharp, np.float32(sharp) * _uncovered(crop, restored))
+
+
+def detail_change(crop: Picture, restored: Picture) -> float:
+    """Change in fine detail inside the face as a share of the detail that came out, from 0."""
     before, after = (_fine(p @ _LUMA) for p in (crop, restored))
     weight = face_mask()
     change = float((np.square(after - before) * weight).sum())
-    present = float((np.square(after) * weight).sum())
-    sharp = float(_ramp(np.sqrt(change / max(present, 1e-9)), *SHARP))
-    return Restraint(sharp, np.float32(sharp) * _uncovered(crop, restored))
+    return float(np.sqrt(change / max(float((np.square(after) * weight).sum()), 1e-9)))
+
+
+class Guard:
+    """`restrain` for the frames of a video: how sharp a face is, is told from its last WINDOW frames.
+
+    Encoders make every frame a little sharper or softer than its neighbours (key frames, B-frames); a strength that
+    followed would flicker. What is known of a track that has gone is dropped, so memory is bounded.
+    """
+
+    def __init__(self) -> None:
+        self._changes: dict[int, deque[tuple[int, float]]] = {}
+
+    def restrain(self, index: int, track_id: int, crop: Picture, restored: Picture) -> Restraint:
+        """As `restrain`, for the face of a track in frame number `index`, which rises from call to call."""
+        since = index - WINDOW
+        self._changes = {t: seen for t, seen in self._changes.items() if seen[-1][0] > since}
+        seen = self._changes.setdefault(track_id, deque(maxlen=WINDOW))
+        seen.append((index, min(detail_change(crop, restored), 1.0)))
+        return restrain(crop, restored, change=float(np.mean([c for i, c in seen if i > since])))
 
 
 def _fine(luma: Picture) -> Picture:

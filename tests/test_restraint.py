@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamfix.faces.align import TEMPLATE, YAW_RAMP, frontal, yaw
-from streamfix.restraint import restrain
+from streamfix.restraint import WINDOW, Guard, restrain
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,22 @@ def test_strength_has_no_steps(sharp: np.ndarray) -> None:
     assert strengths[-1] == 1
     assert np.abs(np.diff(strengths)).max() < 0.3
     assert np.diff(strengths).min() >= 0
+
+
+def test_key_frames_do_not_make_the_strength_flicker(sharp: np.ndarray) -> None:
+    """Every fourth frame sharp, the others soft, as encoders have it; and a face that becomes sharp for good."""
+    soft = np.asarray(cv2.GaussianBlur(sharp, (0, 0), 1.4), np.float32)
+    guard = Guard()
+    strengths = [guard.restrain(n, 0, sharp if n % 4 == 0 else soft, sharp).sharp for n in range(40)]
+    assert np.ptp([restrain(sharp if n % 4 == 0 else soft, sharp).sharp for n in range(4)]) > 0.5, (
+        "frame by frame it would"
+    )
+    assert np.abs(np.diff(strengths[WINDOW:])).max() <= 0.2
+    after = [guard.restrain(n, 0, sharp, sharp).sharp for n in range(40, 40 + 2 * WINDOW)]
+    assert np.abs(np.diff(after)).max() <= 0.2 + 1e-9
+    assert after[WINDOW:] == [0] * WINDOW
+    assert guard.restrain(100, 1, soft, sharp) is not None
+    assert list(guard._changes) == [1], "the track that has gone is forgotten"
 
 
 def turned(degrees: float) -> np.ndarray:
