@@ -24,7 +24,8 @@ def tool() -> ModuleType:
 
 def run(tool: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch, names: list[str] | None, **options: int):
     monkeypatch.syspath_prepend(str(Path(tool.__file__).parent))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name, value in tool.CALM.items():
+        monkeypatch.setenv(name, value)
     (folder / "originals").mkdir()
     if names is None:
         files = tool.originals(None, folder / "originals")

@@ -30,6 +30,7 @@ TIGHT = 64, 64  # pixels of the files that are made: the smallest that every enc
 SUFFIXES = (".mkv", ".mp4", "")  # of the output; the input's own for "", where it is one that is written
 UNWRITTEN = (".h264", ".y4m", ".gif", ".wmv")
 WARM_UP = 100  # jobs of a worker after which every decoder and encoder has been loaded and its memory should rest
+CALM = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}  # of the workers: an arena for every thread would hide a leak
 GROWTH = 60.0  # MB that a worker may gain after that
 
 
@@ -244,7 +245,7 @@ def main() -> int:
     parser.add_argument("--only", type=int, help="number of the one input to run, as it stands before its name")
     parser.add_argument("--keep", type=Path, help="folder for the inputs that failed")
     options = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ |= CALM
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
