@@ -350,7 +350,7 @@ def test_memory_does_not_grow_with_length():
             pass
         tracker = follower._tracker
         everything = {id(t): t for t in tracker.tracks + tracker._active + tracker._lost}
-        held.append(sum(len(t.hits) for t in everything.values()) + len(follower._waiting) + len(follower._fades))
+        held.append(sum(len(t.hits) for t in everything.values()) + len(follower._waiting) + len(follower._strengths))
     assert max(held[300:]) <= max(held[50:300]) + 5
     assert max(held) < 400
 

@@ -60,14 +60,12 @@ class _Moment:
     fade: float
 
 
-class _Fade:
-    """State of one track's fades, from one frame to the next: its slope is limited, so nothing pops."""
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """How far one track's strength may rise and fall to this frame; None where it begins and may be anything."""
 
-    __slots__ = ("chosen", "strength")
-
-    def __init__(self) -> None:
-        self.strength = 1.0
-        self.chosen: float | None = None
+    rise: float | None
+    fall: float
 
 
 def follow(
@@ -98,7 +96,7 @@ class _Follower:
         self._position = 0  # of the first waiting frame
         self._clock: float | None = None
         self._previous: float | None = None
-        self._fades: dict[int, _Fade] = {}
+        self._strengths: dict[int, float] = {}  # of each track in the frame before
         self._current: Choices = {}
         self._before: dict[int, Placement] = {}
 
@@ -125,23 +123,24 @@ class _Follower:
         tick = ahead / seen if seen else elapsed
         ahead += (self._lookahead - seen) * tick  # as if the end of the source were further frames without a face
         fade = max(self._fade, tick / MOST_STEP) if self._fade > 0 else 0.0
-        step = elapsed / fade if fade > 0 else 1.0
         placements = []
+        steps = {}
         for track in self._tracker.tracks:
             if not track.shown_from <= self._position <= self._shown_to(track, newest):
                 continue
             moment = _Moment(time=now.time, ahead=ahead, newest=newest, elapsed=elapsed, tick=tick, fade=fade)
             placements.append(self._place(track, moment))
+            steps[track.id] = self._step(track, moment)
         if now.repeated:
             placements = [replace(p, matrix=self._before.get(p.track_id, p).matrix) for p in placements]
         self._before = {p.track_id: p for p in placements}
-        placements = self._chosen(now.frame, placements, step)
+        placements = self._faded(now.frame, placements, steps)
         self._waiting.popleft()
         self._position += 1
         self._previous = now.time
         self._tracker.forget(self._position)
         alive = {track.id for track in self._tracker.tracks}
-        self._fades = {key: state for key, state in self._fades.items() if key in alive}
+        self._strengths = {key: value for key, value in self._strengths.items() if key in alive}
         return now.frame, placements
 
     def _shown_to(self, track: Track, newest: int) -> int:
@@ -151,7 +150,17 @@ class _Follower:
         lost = track.closed or newest - track.last > MAX_GAP
         return track.last + (self._coasting if lost else MAX_GAP)
 
+    def _step(self, track: Track, now: _Moment) -> _Step:
+        rise = now.elapsed / now.fade if now.fade > 0 else 1.0
+        span = self._span(now)
+        return _Step(None if self._position == track.shown_from else rise, now.elapsed / span if span > 0 else 1.0)
+
+    def _span(self, now: _Moment) -> float:
+        """Seconds in which a face fades out."""
+        return min(now.fade, now.ahead + self._coasting * now.tick)
+
     def _place(self, track: Track, now: _Moment) -> Placement:
+        """Where it lies, with the strength that it should have."""
         near = range(self._position - WINDOW, self._position + WINDOW + 1)
         hits = {p: track.hits[p] for p in near if p in track.hits}
         here = hits.get(self._position)
@@ -159,37 +168,38 @@ class _Follower:
             hits = {h.position: h for h in track.recent()}
         samples = [hits[p].sample for p in sorted(hits)]
         similarity = smooth(samples, time=now.time, measured=here.sample if here is not None else None)
-        state = self._fades.setdefault(track.id, _Fade())
-        span = min(now.fade, now.ahead + self._coasting * now.tick)
-        wanted = min(_fade_in(track, now), _fade_out(track, now, span))
+        wanted = min(_fade_in(track, now), _fade_out(track, now, self._span(now)))
         trust = landmark_trust(hits, self._position)
         wanted *= trust * _quality(hits, track, self._position)
-        if self._position == track.shown_from:
-            state.strength = wanted
-        rise, fall = (now.elapsed / s if s > 0 else 1.0 for s in (now.fade, span))
-        state.strength = min(max(wanted, state.strength - fall), state.strength + rise)
         return Placement(
             track_id=track.id,
             matrix=similarity.matrix(),
-            strength=state.strength,
+            strength=wanted,
             face=here.face if here is not None else None,
             embedding=_embedding(hits),
             trust=trust,
         )
 
-    def _chosen(self, frame: Frame, placements: list[Placement], step: float) -> list[Placement]:
-        if self._select is None:
-            return placements
-        self._current = self._select.choose(frame, placements, current=self._current)
+    def _faded(self, frame: Frame, placements: list[Placement], steps: dict[int, _Step]) -> list[Placement]:
+        """Those that are chosen, or still fade out, with a strength that does not pop.
+
+        One limit on the slope of all that bears on it together: two fades at once would be twice as fast.
+        """
+        if self._select is not None:
+            self._current = self._select.choose(frame, placements, current=self._current)
         result = []
         for placement in placements:
-            state = self._fades[placement.track_id]
-            choice = self._current.get(placement.track_id)
-            goal = choice.strength if choice is not None else 0.0
-            before = goal if state.chosen is None else state.chosen
-            state.chosen = min(goal, before + step) if goal > before else max(goal, before - step)
-            if goal > 0 or state.chosen > 0:
-                result.append(replace(placement, strength=placement.strength * state.chosen))
+            share = 1.0
+            if self._select is not None:
+                choice = self._current.get(placement.track_id)
+                share = choice.strength if choice is not None else 0.0
+            wanted, step = placement.strength * share, steps[placement.track_id]
+            before = self._strengths.get(placement.track_id)
+            if before is not None and step.rise is not None:
+                wanted = min(max(wanted, before - step.fall), before + step.rise)
+            self._strengths[placement.track_id] = wanted
+            if share > 0 or wanted > 0:
+                result.append(replace(placement, strength=wanted))
         return result
 
 
