@@ -68,7 +68,9 @@ class TrackCurves:
             row -= 1
         if row < 0:
             raise ValueError(f"track {self.track_id} is not in frame {frame.index}")
-        self._columns["sharpness"][row], self._columns["cover"][row] = restraint.sharp, restraint.covered
+        self._columns["sharpness"][row] = restraint.sharp
+        if restraint.sharp > 0:  # else nobody looked for what covers it
+            self._columns["cover"][row] = restraint.covered
 
     def column(self, name: str) -> npt.NDArray[np.float64]:
         """float64 (N,)."""
@@ -76,7 +78,8 @@ class TrackCurves:
 
     def restored(self) -> npt.NDArray[np.float64]:
         """What is left of the strength after sharpness and cover, 0..1; NaN where the face was not restored."""
-        return self.column("strength") * self.column("sharpness") * (1 - self.column("cover"))
+        used = self.column("strength") * self.column("sharpness")
+        return np.where(used == 0, used, used * (1 - self.column("cover")))
 
     @property
     def facts(self) -> Facts:
