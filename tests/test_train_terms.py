@@ -251,6 +251,7 @@ def config(folder: Path, run: Path, **changes: object) -> TrainConfig:
         alex=0.0,
         vgg=0.0,
         network=TINY,
+        recurrent=0.0,
         device="cpu",
         workers=0,
         threads=1,

@@ -139,7 +139,8 @@ class Trainer:
         c = self.config
         rise = min(1.0, max(0.0, self.progress() - c.gan_start) / _RAMP)
         fixed = {"l1": c.l1, "grid": c.grid, **{name: weight for name, (_, weight) in self.losses.items()}, "id": c.id}
-        return {**fixed, "flicker": c.flicker, "gan": c.gan * rise}
+        steady = {"flicker": c.flicker} if c.recurrent else {}
+        return {**fixed, **steady, "gan": c.gan * rise}
 
     def columns(self) -> list[str]:
         """Names of everything a step of this run can log."""
