@@ -29,7 +29,7 @@ from streamfix.faces.select import Selector, parse_select
 from streamfix.media.color import copy_picture, cut_out, side_by_side, to_rgb
 from streamfix.media.sink import open_sink
 from streamfix.media.source import Source, open_source
-from streamfix.restore.base import RecurrentRestorer, Restorer, load_restorer, restore_images
+from streamfix.restore.base import Restorer, load_restorer, recurs, restore_images
 from streamfix.restore.recurrence import Recurrence
 from streamfix.restraint import Guard
 from streamfix.types import Crop, Face, Frame, Image, Placement
@@ -139,8 +139,7 @@ class Pipeline:
         self.restorer, self.detector, self.select = restorer, detector, select
         self.strength, self.lookahead, self.batch_size = strength, lookahead, batch_size
         self.protect = protect
-        wanted = getattr(restorer, "recurrent_by_default", True) if recurrent is None else recurrent
-        self.recurrent = wanted and isinstance(restorer, RecurrentRestorer) and restorer.recurrent
+        self.recurrent = recurs(restorer, recurrent)
 
     def detect(self, frames: Iterable[Frame]) -> Iterator[Detected]:
         """Faces of every frame, in stored coordinates, and whether the frame begins a new scene."""

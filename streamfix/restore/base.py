@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,13 @@ class RecurrentRestorer(Restorer, Protocol):
         that is new. Returns what `restore` returns, and the states to hand in with the next frame.
         """
         ...
+
+
+def recurs(restorer: Restorer, wanted: bool | None = None) -> TypeGuard[RecurrentRestorer]:
+    """Whether to run a restorer with its memory: where it has one, if `wanted`; None is what it says of itself."""
+    if wanted is None:
+        wanted = getattr(restorer, "recurrent_by_default", True)
+    return bool(wanted) and isinstance(restorer, RecurrentRestorer) and restorer.recurrent
 
 
 def load_restorer(

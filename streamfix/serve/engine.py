@@ -18,7 +18,7 @@ from streamfix.faces.detect import Detector, detect_upright
 from streamfix.faces.live import LiveFollower
 from streamfix.faces.select import Selector, parse_select, size_of
 from streamfix.media.color import copy_picture, cut_out, to_rgb
-from streamfix.restore.base import RecurrentRestorer, Restorer, restore_next_images
+from streamfix.restore.base import Restorer, recurs, restore_next_images
 from streamfix.restraint import restrain
 from streamfix.serve.detail import Detail
 from streamfix.serve.figures import Figures
@@ -91,12 +91,7 @@ class Models:
         it is brought up to date.
         """
         restorer, tracks = self._restorers[model], [c.placement.track_id for c in crops]
-        recurrent = (
-            isinstance(restorer, RecurrentRestorer)
-            and restorer.recurrent
-            and getattr(restorer, "recurrent_by_default", True)
-        )
-        states = [memory.get(track) for track in tracks] if recurrent else None
+        states = [memory.get(track) for track in tracks] if recurs(restorer) else None
         with self._lock:
             pictures, after = restore_next_images(
                 restorer, [c.image for c in crops], states, batch_size=self._batch_size
