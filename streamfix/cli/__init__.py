@@ -20,6 +20,7 @@ from streamfix.cli.learn import evaluate_app, train_app
 from streamfix.cli.live import live
 from streamfix.cli.machine import doctor, models_app
 from streamfix.cli.media import enhance, inspect
+from streamfix.cli.train_nano import nano_autoencoder
 
 app = typer.Typer(
     name="streamfix",
@@ -32,6 +33,7 @@ app.command()(enhance)
 app.command()(inspect)
 app.command()(live)
 app.command()(compare_params)
+train_app.command("nano-autoencoder")(nano_autoencoder)
 app.add_typer(models_app, name="models")
 app.command()(doctor)
 app.add_typer(train_app, name="train")

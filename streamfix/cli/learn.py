@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +24,26 @@ evaluate_app = typer.Typer(help="Measure restorers on faces and on video.", no_a
 @train_app.callback()
 def _train() -> None:  # with a callback a lone command keeps its name
     pass
+
+
+@contextmanager
+def training_bar() -> Iterator[Callable[[int, float, dict[str, float]], None]]:
+    """A bar that follows a training; what it gives is the training's report."""
+    with Progress(
+        TextColumn("step {task.fields[step]}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.1f} %  {task.fields[losses]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=err,
+    ) as bar:
+        task = bar.add_task("", total=1.0, step=0, losses="")
+
+        def show(step: int, done: float, losses: dict[str, float]) -> None:
+            words = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+            bar.update(task, completed=done, step=step, losses=words)
+
+        yield show
 
 
 @train_app.command("lite")
@@ -92,20 +114,7 @@ def train_lite(
         device=device,
         workers=workers,
     )
-    with Progress(
-        TextColumn("step {task.fields[step]}"),
-        BarColumn(),
-        TextColumn("{task.percentage:.1f} %  {task.fields[losses]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=err,
-    ) as bar:
-        task = bar.add_task("", total=1.0, step=0, losses="")
-
-        def show(step: int, done: float, losses: dict[str, float]) -> None:
-            words = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-            bar.update(task, completed=done, step=step, losses=words)
-
+    with training_bar() as show:
         weights = train(config, report=show)
     out.print(f"averaged weights: {weights}", highlight=False, markup=False, soft_wrap=True)
 

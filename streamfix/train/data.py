@@ -142,29 +142,81 @@ class FacePairs(Dataset[dict[str, Tensor]]):
         }
 
     def _clean(self, picture: npt.NDArray[np.uint8], corner: tuple[int, int], size: int, rng: Rng) -> Picture:
-        a = self.augmentation
         scale, margin = _LAYOUTS[picture.shape[0]]
-        turn, zoom = math.radians(rng.normal(0, a.turn)), scale * math.exp(rng.normal(0, a.zoom))
-        shift = rng.normal(0, a.shift, 2) * scale
-        mirror = -1.0 if rng.random() < 0.5 else 1.0
-        # window pixel -> template (about its centre) -> file, pixel centres at integers
-        half = (CROP_SIZE - 1) / 2
-        c, s = math.cos(turn) * zoom, math.sin(turn) * zoom
-        linear = np.array([[c * mirror, -s], [s * mirror, c]])
-        centre = np.array([(CROP_SIZE * scale - 1) / 2 + margin] * 2) + shift
-        offset = centre + linear @ (np.array([corner[1], corner[0]]) - half)
-        matrix = np.hstack([linear, offset[:, None]])
-        warped = cv2.warpAffine(
-            picture,
-            matrix,
-            (size, size),
-            flags=cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REFLECT_101,
-        )
-        image = warped.astype(np.float32) / 255
-        gain = np.exp(rng.normal(0, a.tint, 3)).astype(np.float32)
-        gamma = np.float32(math.exp(rng.normal(0, a.gamma)))
-        return np.clip(np.power(image, gamma) * gain, 0, 1).astype(np.float32)
+        return augmented(picture, corner, size, rng, self.augmentation, scale=scale, margin=margin)
+
+
+def augmented(
+    picture: npt.NDArray[np.uint8],
+    corner: tuple[int, int],
+    size: int,
+    rng: Rng,
+    a: Augmentation,
+    *,
+    scale: float,
+    margin: int,
+    template: int = CROP_SIZE,
+) -> Picture:
+    """A window of `size` pixels of a face of `template` pixels, varied: float32 (size, size, 3) in [0, 1].
+
+    corner: y and x of the window in the template. scale, margin: of the template in the picture.
+    """
+    turn, zoom = math.radians(rng.normal(0, a.turn)), scale * math.exp(rng.normal(0, a.zoom))
+    shift = rng.normal(0, a.shift, 2) * scale * (template / CROP_SIZE)
+    mirror = -1.0 if rng.random() < 0.5 else 1.0
+    # window pixel -> template (about its centre) -> file, pixel centres at integers
+    half = (template - 1) / 2
+    c, s = math.cos(turn) * zoom, math.sin(turn) * zoom
+    linear = np.array([[c * mirror, -s], [s * mirror, c]])
+    centre = np.array([(template * scale - 1) / 2 + margin] * 2) + shift
+    offset = centre + linear @ (np.array([corner[1], corner[0]]) - half)
+    matrix = np.hstack([linear, offset[:, None]])
+    warped = cv2.warpAffine(
+        picture,
+        matrix,
+        (size, size),
+        flags=cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REFLECT_101,
+    )
+    image = warped.astype(np.float32) / 255
+    gain = np.exp(rng.normal(0, a.tint, 3)).astype(np.float32)
+    gamma = np.float32(math.exp(rng.normal(0, a.gamma)))
+    return np.clip(np.power(image, gamma) * gain, 0, 1).astype(np.float32)
+
+
+class SmallFaces(Dataset[dict[str, Tensor]]):
+    """Item (i, size, _): clean face i of this seed, scaled to a template of `face` pixels, cut to size x size.
+
+    Gives `clean`, float32 (3, size, size) in [-1, 1]. The pictures are kept in memory at that scale.
+    """
+
+    def __init__(self, folder: Path, *, seed: int, face: int, augmentation: Augmentation | None = None) -> None:
+        self.files = face_files(folder)
+        self.seed, self.face = seed, face
+        self.augmentation = augmentation or Augmentation()
+        self._pictures: dict[int, npt.NDArray[np.uint8]] = {}
+
+    def picture(self, index: int) -> npt.NDArray[np.uint8]:
+        """A file with the template at `face` pixels in its middle, and as much margin as the file has."""
+        if index not in self._pictures:
+            picture = read_face(self.files[index])
+            scale, margin = _LAYOUTS[picture.shape[0]]
+            side = self.face + 2 * round(margin / scale * self.face / CROP_SIZE)
+            how = cv2.INTER_AREA if side < picture.shape[0] else cv2.INTER_CUBIC
+            self._pictures[index] = np.asarray(cv2.resize(picture, (side, side), interpolation=how), np.uint8)
+        return self._pictures[index]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, item: tuple[int, int, int]) -> dict[str, Tensor]:
+        index, size, _ = item
+        rng = np.random.default_rng([self.seed, index])
+        picture = self.picture(int(rng.integers(len(self.files))))
+        y, x = (int(v) for v in rng.integers(0, self.face - size + 1, 2))
+        margin = (picture.shape[0] - self.face) // 2
+        window = augmented(picture, (y, x), size, rng, self.augmentation, scale=1.0, margin=margin, template=self.face)
+        return {"clean": _tensor([window])[0]}
 
 
 def _tensor(clip: Clip) -> Tensor:
@@ -201,7 +253,7 @@ def _single_thread(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def loader(pairs: FacePairs, batches: Batches, *, workers: int) -> DataLoader[dict[str, Tensor]]:
+def loader(pairs: Dataset[dict[str, Tensor]], batches: Batches, *, workers: int) -> DataLoader[dict[str, Tensor]]:
     """Batches as dicts of stacked tensors, prepared by `workers` processes (0: in this one)."""
     # spawned, not forked: a fork copies the locks of OpenCV and OpenMP threads, and then waits for them for ever
     options: dict[str, Any] = {"prefetch_factor": 4, "multiprocessing_context": "spawn"} if workers else {}

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import math
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
@@ -34,12 +33,10 @@ from streamfix.train.config import Stage, TrainConfig
 from streamfix.train.data import Batches, FacePairs, loader
 from streamfix.train.identity import IdentityLoss
 from streamfix.train.log import Log
+from streamfix.train.loop import Report, learn
 from streamfix.train.losses import Lpips, grid_amplitude
 from streamfix.train.ranks import Ranks
 from streamfix.types import CROP_SIZE
-
-Report = Callable[[int, float, dict[str, float]], None]
-"""Called with (step, share of the run that is done, mean losses since the last call)."""
 
 _RAMP = 0.02
 """Share of the run over which the adversarial term reaches its weight: a discriminator that has learnt nothing yet
@@ -319,41 +316,8 @@ def train(config: TrainConfig, *, report: Report | None = None) -> Path:
             ranks = trainer.ranks
             share = (ranks.rank, ranks.count)
             batches = Batches(trainer.plan, batch=trainer.step, sample=trainer.sample, share=share)
-            _loop(trainer, pairs, batches, log, report)
+            learn(trainer, config, loader(pairs, batches, workers=config.workers), log, report)
     finally:
         if log is not None:
             log.close()
     return config.run / "lite.safetensors"
-
-
-def _loop(trainer: Trainer, pairs: FacePairs, batches: Batches, log: Log | None, report: Report | None) -> None:
-    config = trainer.config
-    sums: dict[str, tuple[float, int]] = {}  # by term: not every step has every one
-    saved = started = time.monotonic()
-    try:
-        for batch in loader(pairs, batches, workers=config.workers):
-            losses = trainer.train_step(batch)
-            now = time.monotonic()
-            # the clock of a run in minutes decides the rate, so all processes go by one
-            trainer.seconds += trainer.ranks.mean_values({"seconds": now - started})["seconds"]
-            started = now
-            for name, value in losses.items():
-                before, count = sums.get(name, (0.0, 0))
-                sums[name] = before + value, count + 1
-            done = trainer.progress()
-            if trainer.step % config.log_every == 0 or done >= 1:
-                means = {name: total / count for name, (total, count) in sums.items()}
-                if log is not None:
-                    log.write(trainer.step, trainer.seconds, trainer.rate(), means)
-                if report and trainer.ranks.first:
-                    report(trainer.step, done, means)
-                sums = {}
-            if done >= 1:
-                break
-            if now - saved > config.save_every:
-                trainer.save()
-                saved = time.monotonic()
-    except KeyboardInterrupt:
-        trainer.save()  # the step in hand is lost at most, and done again on resumption
-        raise
-    trainer.save()

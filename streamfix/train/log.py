@@ -6,9 +6,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
-from streamfix.train.config import TrainConfig
+
+class Configuration(Protocol):
+    """A dataclass that decides a run."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def run(self) -> Path:
+        """Folder of the run."""
 
 
 class Log:
@@ -18,7 +26,7 @@ class Log:
     with other columns, from before the run was given other losses, is kept as log-until-STEP.csv.
     """
 
-    def __init__(self, config: TrainConfig, step: int, terms: Sequence[str]) -> None:
+    def __init__(self, config: Configuration, step: int, terms: Sequence[str]) -> None:
         config.run.mkdir(parents=True, exist_ok=True)
         (config.run / "config.json").write_text(json.dumps(asdict(config), default=str, indent=1))
         self._terms = tuple(terms)

@@ -1,0 +1,61 @@
+"""`streamfix train nano-autoencoder` and `nano-consistency`: the nano family from nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streamfix.cli.common import out, told
+from streamfix.cli.learn import training_bar
+
+Data = Annotated[Path, typer.Option(help="Folder of aligned faces: 512x512, 640x640 or 400x400 with margin.")]
+Steps = Annotated[int | None, typer.Option(help="Length of the run in steps.", min=1)]
+Minutes = Annotated[float | None, typer.Option(help="Length of the run in minutes of training.", min=0)]
+Batch = Annotated[int, typer.Option(help="Faces per step.", min=1)]
+Rate = Annotated[float, typer.Option(help="Highest learning rate.", min=0)]
+Seed = Annotated[int, typer.Option(help="One seed, one result.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda ...")]
+Workers = Annotated[int, typer.Option(help="Processes that prepare data; 0: this one.", min=0)]
+Threads = Annotated[int | None, typer.Option(help="CPU threads for torch.", min=1)]
+
+
+@told
+def nano_autoencoder(
+    data: Data,
+    lpips: Annotated[Path, typer.Option(help="LPIPS weights (.pth).")],
+    run: Annotated[Path, typer.Option(help="Folder of the run; an existing run goes on.")] = Path(
+        "runs/nano-autoencoder"
+    ),
+    steps: Steps = None,
+    minutes: Minutes = None,
+    batch: Batch = 4,
+    face: Annotated[int, typer.Option(help="Side of a face in pixels.", min=64, max=512)] = 256,
+    rate: Rate = 1e-3,
+    seed: Seed = 0,
+    device: Device = "auto",
+    workers: Workers = 0,
+    threads: Threads = None,
+) -> None:
+    """Stage 1 of nano: a small autoencoder of faces."""
+    from streamfix.train.nano.autoencoder import AutoencoderConfig, train_autoencoder
+
+    config = AutoencoderConfig(
+        data=data,
+        run=run,
+        lpips=lpips,
+        steps=steps,
+        minutes=minutes,
+        batch=batch,
+        face=face,
+        window=min(128, face),
+        rate=rate,
+        seed=seed,
+        device=device,
+        workers=workers,
+        threads=threads,
+    )
+    with training_bar() as show:
+        folder = train_autoencoder(config, report=show)
+    out.print(f"autoencoder: {folder}", highlight=False, markup=False, soft_wrap=True)

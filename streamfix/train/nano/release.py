@@ -1,0 +1,44 @@
+"""A folder in the layout of a release, which `streamfix models pull interlcm --from RUN/release` installs.
+
+RUN/release/
+  SimianLuo/LCM_Dreamshaper_v7/{unet,vae,scheduler,text_encoder,tokenizer}/
+  openai/clip-vit-base-patch16/
+  InterLCM/{visual,spatial}_encoder_3step.pth
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+FOLDER = "release"
+LCM, CLIP, ENCODERS = "SimianLuo/LCM_Dreamshaper_v7", "openai/clip-vit-base-patch16", "InterLCM"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """A configuration, moved into place when whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def write_weights(path: Path, state: dict[str, Tensor]) -> None:
+    """Tensors as safetensors, moved into place when whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    save_file({k: v.contiguous() for k, v in state.items()}, part)
+    os.replace(part, path)
+
+
+def write_vae(release: Path, config: dict[str, Any], state: dict[str, Tensor]) -> None:
+    """An AutoencoderTiny: its arguments and tensors."""
+    folder = release / LCM / "vae"
+    write_json(folder / "config.json", {"_class_name": "AutoencoderTiny", **config})
+    write_weights(folder / WEIGHTS, state)
