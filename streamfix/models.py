@@ -12,7 +12,7 @@ import shutil
 import urllib.error
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -197,13 +197,24 @@ def catalogue() -> list[Model]:
     return [*_fixed(), *_packs(), *released()]
 
 
-def find(name: str) -> Model:
-    """The entry of that name; ModelError names the known ones."""
+def find(name: str, folder: Path | None = None) -> Model:
+    """The entry of that name; ModelError names the known ones.
+
+    folder: where its files are looked for instead of `models_dir()`: laid out like that, or as files brought by hand.
+    """
     for model in catalogue():
         if model.name == name:
-            return model
+            return model if folder is None else replace(model, files=tuple(_inside(folder, f) for f in model.files))
     known = ", ".join(m.name for m in catalogue())
     raise ModelError(f"there is no model called {name!r}; choose one of: {known}")
+
+
+def _inside(folder: Path, file: File) -> File:
+    places = [folder / name for name in (str(file.path.relative_to(models_dir())), *file.by_hand)]
+    kept = file.converted.name if file.converted else None
+    found = [p for p in places if p.is_file() or (kept and p.with_name(kept).is_file())]
+    path = found[0] if found else places[0]
+    return replace(file, path=path, converted=path.with_name(kept) if kept else None)
 
 
 def verify(model: Model) -> bool | None:

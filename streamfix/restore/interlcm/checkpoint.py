@@ -9,6 +9,7 @@ import pickle
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,49 +29,90 @@ _log = logging.getLogger(__name__)
 State = dict[str, Tensor]
 _ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 """Names of the VAE's attention in older files."""
+_ENCODERS = ("visual_encoder", "spatial_encoder")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """What InterLCM stands on, as released: in evaluation mode and frozen. clip: None where it was not asked for."""
+
+    unet: Any
+    vae: Any
+    scheduler: Any
+    clip: networks.ClipTokens | None
 
 
 def load_networks(name: str, options: Options, *, device: torch.device, dtype: torch.dtype) -> InterLCM:
     """The networks of a released model that these options need. Raises ModelError where a file is missing or does not fit."""
-    with _quiet():
-        from diffusers import AutoencoderKL, AutoencoderTiny, LCMScheduler, UNet2DConditionModel
-
     files = {_role(f): f for f in find(name).files}
-    needed = [f for role, f in files.items() if _is_needed(role, options)]
-    tiny = {f.path.name: f for f in find("taesd").files} if options.vae == "tiny" else {}
-    require(find(name), needed)
-    if tiny:
-        require(find("taesd"), list(tiny.values()))
-
-    unet_config = read_json(files["unet/config.json"])
-    unet = build(UNet2DConditionModel, unet_config, state_of(files["unet/diffusion_pytorch_model.safetensors"]))
-    if tiny:
-        vae = build(
-            AutoencoderTiny, read_json(tiny["config.json"]), state_of(tiny["diffusion_pytorch_model.safetensors"])
-        )
-    else:
-        state = renamed(state_of(files["vae/diffusion_pytorch_model.safetensors"]))
-        vae = build(AutoencoderKL, read_json(files["vae/config.json"]), state)
-    spatial = visual = clip = None
+    require(find(name), [f for role, f in files.items() if _is_needed(role, options)])
+    base = load_base(options.vae, clip=options.prompt is None, device=device, dtype=dtype, name=name)
+    spatial = visual = None
     if options.spatial:
         with torch.device("meta"):
-            spatial = networks.spatial_encoder(unet_config)
+            spatial = networks.spatial_encoder(base.unet.config)
         fill(spatial, state_of(files["spatial_encoder"]), files["spatial_encoder"].path)
+        _place(spatial, device, dtype)
     if options.prompt is None:
         with torch.device("meta"):
             visual = VisualEncoder()
         fill(visual, state_of(files["visual_encoder"]), files["visual_encoder"].path)
-        clip = _clip(files)
-    for network in (unet, spatial, vae, visual, clip):
+        _place(visual, device, dtype)
+    return InterLCM(
+        unet=base.unet,
+        spatial_encoder=spatial,
+        vae=base.vae,
+        visual_encoder=visual,
+        scheduler=base.scheduler,
+        clip=base.clip,
+    )
+
+
+def load_base(
+    vae: str = "full",
+    *,
+    clip: bool = True,
+    device: torch.device,
+    dtype: torch.dtype,
+    folder: Path | None = None,
+    name: str = "interlcm",
+) -> Base:
+    """The networks that all released models share. Raises ModelError where a file is missing or does not fit.
+
+    vae: "full" or "tiny". folder: with the release, laid out as `streamfix.models.find` says, where it is not in the
+    models folder. name: the model that needs them.
+    """
+    with _quiet():
+        from diffusers import AutoencoderKL, AutoencoderTiny, LCMScheduler, UNet2DConditionModel
+
+    model, taesd = find(name, folder), find("taesd", folder)
+    files = {_role(f): f for f in model.files}
+    needed = Options(vae="tiny" if vae == "tiny" else "full", prompt=None if clip else "", spatial=False)
+    require(model, [f for role, f in files.items() if role not in _ENCODERS and _is_needed(role, needed)])
+    unet_config = read_json(files["unet/config.json"])
+    unet = build(UNet2DConditionModel, unet_config, state_of(files["unet/diffusion_pytorch_model.safetensors"]))
+    if vae == "tiny":
+        require(taesd, list(taesd.files))
+        vae_files = {f"vae/{f.path.name}": f for f in taesd.files}
+    else:
+        vae_files = files
+    vae_config = read_json(vae_files["vae/config.json"])
+    kind = AutoencoderTiny if vae == "tiny" or vae_config.get("_class_name") == "AutoencoderTiny" else AutoencoderKL
+    autoencoder = build(kind, vae_config, renamed(state_of(vae_files["vae/diffusion_pytorch_model.safetensors"])))
+    tokens = _clip(files) if clip else None
+    for network in (unet, autoencoder, tokens):
         if network is not None:
-            nn.Module.to(network.eval().requires_grad_(False), device, dtype)  # diffusers' own `to` warns of nothing
-    for network in (unet, spatial, vae):  # before InterLCM, which holds the spatial encoder's weights twice
-        if network is not None:
-            network.to(memory_format=torch.channels_last)
+            _place(network, device, dtype)
     scheduler = LCMScheduler.from_config(  # type: ignore[no-untyped-call]
         read_json(files["scheduler/scheduler_config.json"])
     )
-    return InterLCM(unet=unet, spatial_encoder=spatial, vae=vae, visual_encoder=visual, scheduler=scheduler, clip=clip)
+    return Base(unet=unet, vae=autoencoder, scheduler=scheduler, clip=tokens)
+
+
+def _place(network: Any, device: torch.device, dtype: torch.dtype) -> None:
+    nn.Module.to(network.eval().requires_grad_(False), device, dtype)  # diffusers' own `to` warns of nothing
+    if not isinstance(network, networks.ClipTokens | VisualEncoder):  # the others are convolutions over pictures
+        network.to(memory_format=torch.channels_last)
 
 
 def digest_of(name: str) -> str:
@@ -246,9 +288,8 @@ def _quiet() -> Iterator[None]:
 
 def _role(file: File) -> str:
     """What a file is for: "visual_encoder", "spatial_encoder", or such as "unet/config.json"."""
-    name = f"{file.path.parent.name}/{file.path.name}"
-    encoders = {f"InterLCM/{what}": what for what in ("visual_encoder", "spatial_encoder")}
-    return next((what for start, what in encoders.items() if name.startswith(start)), name)
+    encoder = next((what for what in _ENCODERS if file.path.name.startswith(f"{what}_")), None)
+    return encoder or f"{file.path.parent.name}/{file.path.name}"
 
 
 def _is_needed(role: str, options: Options) -> bool:

@@ -26,6 +26,18 @@ def spatial_encoder(unet_config: Mapping[str, Any]) -> Any:
     return ControlNetModel.from_unet(unet, load_weights_from_unet=False)
 
 
+def start_from_unet(encoder: Any, unet: Any) -> None:
+    """Give a spatial encoder the weights of the half of the UNet that it is a copy of, as ControlNets are begun.
+
+    diffusers' own `from_unet` does not load from a UNet with a guidance condition, which the encoder lacks.
+    """
+    for part in ("conv_in", "time_embedding", "class_embedding", "add_embedding", "down_blocks", "mid_block"):
+        theirs, ours = getattr(unet, part, None), getattr(encoder, part, None)
+        if theirs is not None and ours is not None:
+            state = {k: v for k, v in theirs.state_dict().items() if not k.startswith("cond_proj.")}
+            ours.load_state_dict(state)
+
+
 class ClipTokens(nn.Module):
     """All tokens of a CLIP image tower, each through the post layer norm, as OpenAI's code gives them.
 

@@ -24,8 +24,11 @@ from torch import Tensor, nn
 from streamfix.errors import ModelError
 from streamfix.restore.interlcm import networks
 from streamfix.restore.interlcm.color import fix_colors
+from streamfix.types import CROP_SIZE
 
 PUBLISHED_START = 2
+PREDICTIONS = ("epsilon", "v_prediction")
+"""What a UNet may predict: the noise, as published, or v = signal * noise - sigma * x0 (small models learn that sooner)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +47,21 @@ def noises_needed(num_inference_steps: int, start_step: int = PUBLISHED_START) -
     return num_inference_steps - start_step + 1
 
 
+def guidance_embedding(scale: float, size: int) -> Tensor:
+    """Sines and cosines of w = scale - 1, as latent consistency models are conditioned on guidance: (size,) float32."""
+    half = size // 2
+    rates = torch.exp(torch.arange(half, dtype=torch.float32) * (-math.log(10000.0) / (half - 1)))
+    angles = (scale - 1) * 1000.0 * rates
+    return nn.functional.pad(torch.cat((angles.sin(), angles.cos())), (0, size % 2))
+
+
 class InterLCM:
     """The published model, built from modules that are ready to run (on one device, in evaluation mode).
 
     unet: UNet2DConditionModel of an LCM. spatial_encoder: ControlNetModel (`networks.spatial_encoder`), or None to run
     without. vae: AutoencoderKL or AutoencoderTiny. visual_encoder: VisualEncoder, or None where embeddings are given.
-    scheduler: LCMScheduler. clip: `networks.ClipTokens`, or None where tokens are given.
+    scheduler: LCMScheduler. clip: `networks.ClipTokens`, or None where tokens are given. face_size: side in pixels of the
+    faces that the networks were trained on.
 
         model = InterLCM(unet=..., spatial_encoder=..., vae=..., visual_encoder=..., scheduler=..., clip=None)
         face = model.restore_from_tokens(lq, clip_tokens, noise, num_inference_steps=4, guidance_scale=8.0, color_fix="wavelet")
@@ -59,12 +71,21 @@ class InterLCM:
     """
 
     def __init__(
-        self, *, unet: Any, spatial_encoder: Any, vae: Any, visual_encoder: Any, scheduler: Any, clip: Any = None
+        self,
+        *,
+        unet: Any,
+        spatial_encoder: Any,
+        vae: Any,
+        visual_encoder: Any,
+        scheduler: Any,
+        clip: Any = None,
+        face_size: int = CROP_SIZE,
     ) -> None:
-        if scheduler.config.prediction_type != "epsilon":
+        if scheduler.config.prediction_type not in PREDICTIONS:
             raise ModelError(
-                f"InterLCM needs a UNet that predicts noise (epsilon), not {scheduler.config.prediction_type!r}"
+                f"InterLCM needs a UNet that predicts {' or '.join(PREDICTIONS)}, not {scheduler.config.prediction_type!r}"
             )
+        self.face_size = face_size
         self.unet, self.vae, self.scheduler = unet, vae, scheduler
         self.spatial_encoder, self.visual_encoder, self.clip = spatial_encoder, visual_encoder, clip
         self._schedules: dict[int, list[Step]] = {}
@@ -160,21 +181,49 @@ class InterLCM:
                 denoised = before_last(denoised)
             fresh = next(draws)
             z = fresh if number == 1 else step.signal * denoised + step.sigma * fresh
-            epsilon = self._predict(z.to(self.dtype), step.timestep, embeds, condition, guidance).float()
+            t = torch.tensor([step.timestep], device=z.device)
+            epsilon = self._predict(z, t, embeds, condition, guidance)
             x0 = (z - step.sigma * epsilon) / step.signal
             denoised = step.out * x0 + step.skip * z
         return denoised
 
-    def _predict(
-        self, z: Tensor, timestep: int, embeds: Tensor, condition: Tensor | None, guidance: Tensor | None
+    def predict_noise(
+        self,
+        lq: Tensor,
+        latent: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        embeds: Tensor,
+        *,
+        guidance_scale: float = 8.0,
     ) -> Tensor:
-        t = torch.tensor([timestep], device=z.device)
+        """The noise that the UNet sees in noised latents, (B, 4, h, w) float32: what a plain ControlNet is trained on.
+
+        lq: as for `denoise`. latent: of the clean faces, (B, 4, h, w). noise: of the same shape. timesteps: (B,) int64, 0 to
+        999. embeds: (B or 1, 77, 768).
+        """
+        kept = self.scheduler.alphas_cumprod[timesteps.cpu()].to(self.device, torch.float32).view(-1, 1, 1, 1)
+        z = kept.sqrt() * latent + (1 - kept).sqrt() * noise
+        embeds = embeds.to(self.device, self.dtype).expand(latent.shape[0], -1, -1)
+        guidance = self._guidance(guidance_scale, latent.shape[0])
+        return self._predict(z, timesteps.to(self.device), embeds, self._condition(lq), guidance)
+
+    def clean(self, z: Tensor, output: Tensor, step: Step) -> Tensor:
+        """The prediction of the clean latent that a network output stands for, at a step."""
+        if self.scheduler.config.prediction_type == "v_prediction":
+            return step.signal * z - step.sigma * output
+        return (z - step.sigma * output) / step.signal
+
+    def _predict(
+        self, z: Tensor, t: Tensor, embeds: Tensor, condition: Tensor | None, guidance: Tensor | None
+    ) -> Tensor:
+        z = z.to(self.dtype)
         down = mid = None
         if condition is not None:
             down, mid = self._steps_only(
                 z, t, encoder_hidden_states=embeds, controlnet_cond=condition, return_dict=False
             )
-        return self.unet(  # type: ignore[no-any-return]
+        epsilon: Tensor = self.unet(
             z,
             t,
             encoder_hidden_states=embeds,
@@ -183,6 +232,7 @@ class InterLCM:
             mid_block_additional_residual=mid,
             return_dict=False,
         )[0]
+        return epsilon.float()
 
     def _condition(self, lq: Tensor) -> Tensor | None:
         if self.spatial_encoder is None:
@@ -190,15 +240,10 @@ class InterLCM:
         return self.spatial_encoder.controlnet_cond_embedding(lq.to(self.device, self.dtype))  # type: ignore[no-any-return]
 
     def _guidance(self, scale: float, batch: int) -> Tensor | None:
-        """Sines and cosines of w = scale - 1, as latent consistency models are conditioned on guidance."""
         size = self.unet.config.time_cond_proj_dim
         if size is None:
             return None
-        half = size // 2
-        rates = torch.exp(torch.arange(half, dtype=torch.float32) * (-math.log(10000.0) / (half - 1)))
-        angles = (scale - 1) * 1000.0 * rates
-        embedding = nn.functional.pad(torch.cat((angles.sin(), angles.cos())), (0, size % 2))
-        return embedding.to(self.device, self.dtype).expand(batch, -1)
+        return guidance_embedding(scale, size).to(self.device, self.dtype).expand(batch, -1)
 
     def _noise(self, noise: Tensor, latent: Tensor, needed: int) -> Tensor:
         one_each = noise[:, None] if noise.ndim == 4 else noise

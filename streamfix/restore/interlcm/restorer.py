@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from streamfix.restore.base import check_crops, fast_bfloat16
@@ -71,7 +72,7 @@ class InterLCMRestorer:
 
     @torch.no_grad()
     def restore(self, crops: Tensor, noise: Tensor | None = None) -> Tensor:
-        """See Restorer. noise: (N, 1 or B, 4, 64, 64) with N as `noise_shape` says, or None for what the options say."""
+        """See Restorer. noise: (N, 1 or B, 4, 64, 64) as `noise_shape` says, or None for what the options say."""
         check_crops(crops)
         lq = crops.to(self.device, torch.float32)
         parts = self._parts(lq)
@@ -82,7 +83,7 @@ class InterLCMRestorer:
         """See RecurrentRestorer; a state holds latents and the input at their size (see carry.py)."""
         check_crops(crops)
         lq = crops.to(self.device, torch.float32)
-        seen = at_latent_size(lq, *self._model.latent_shape(*lq.shape[2:])[1:])
+        seen = at_latent_size(lq, *self.noise_shape()[3:])
         parts = self._parts(lq)
         carries = [Carry(self.options.carry, seen[p], states[p]) for p in parts]
         restored = self._all(lq, self._noise(lq), parts, carries)
@@ -102,10 +103,11 @@ class InterLCMRestorer:
 
     def _restore(self, lq: Tensor, noise: Tensor, carry: Carry | None) -> Tensor:
         options, model = self.options, self._model
-        embeds = model.visual(model.tokens(lq)) if self._prompt is None else self._prompt
+        small = resized(lq, model.face_size)
+        embeds = model.visual(model.tokens(small)) if self._prompt is None else self._prompt
         assert options.steps is not None  # `of` has filled it in
         restored = model.restore_from_embeds(
-            lq,
+            small,
             embeds,
             noise,
             num_inference_steps=options.steps + 1,
@@ -113,7 +115,8 @@ class InterLCMRestorer:
             color_fix=options.color_fix,
             start_step=options.start_step,
             before_last=carry,
-        ).clamp_(-1, 1)
+        )
+        restored = resized(restored, lq.shape[-1]).clamp(-1, 1)
         if options.grey == "published":
             restored = keep_published_grey(restored, lq)
         elif options.grey == "smooth":
@@ -122,23 +125,28 @@ class InterLCMRestorer:
             restored = torch.where((lq >= WHITE).all(dim=1, keepdim=True), restored, lq.clamp(-1, 1))
         return restored
 
-    def noise_shape(self, height: int = 512, width: int = 512) -> tuple[int, int, int, int, int]:
+    def noise_shape(self) -> tuple[int, int, int, int, int]:
         """Shape of the noise that all faces share: (N, 1, channels, h, w)."""
         assert self.options.steps is not None
-        return (
-            noises_needed(self.options.steps + 1, self.options.start_step),
-            1,
-            *self._model.latent_shape(height, width),
-        )
+        model = self._model
+        needed = noises_needed(self.options.steps + 1, self.options.start_step)
+        return (needed, 1, *model.latent_shape(model.face_size, model.face_size))
 
     def _noise(self, lq: Tensor) -> Tensor:
-        shape = self.noise_shape(lq.shape[2], lq.shape[3])
+        shape = self.noise_shape()
         if self.options.noise == "fresh":  # as published: one draw for every face, and another the next time
             fresh = (shape[0], lq.shape[0], *shape[2:])
             return torch.randn(fresh, generator=self._fresh, dtype=torch.float32)
         if shape not in self._shared:
             self._shared[shape] = shared_noise(shape, seed=self.options.seed).to(self.device)
         return self._shared[shape]
+
+
+def resized(faces: Tensor, size: int) -> Tensor:
+    """Faces (B, 3, H, H) at another size, bicubic; those that have it stay as they are."""
+    if faces.shape[-1] == size:
+        return faces
+    return F.interpolate(faces, size=(size, size), mode="bicubic", antialias=size < faces.shape[-1])
 
 
 def _fast(device: torch.device) -> torch.dtype:

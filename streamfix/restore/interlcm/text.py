@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -11,16 +13,16 @@ from streamfix.restore.interlcm.checkpoint import require
 
 
 @torch.no_grad()
-def embed_prompt(prompt: str) -> Tensor:
+def embed_prompt(prompt: str, folder: Path | None = None) -> Tensor:
     """The LCM's own embedding of a text, (1, 77, 768) float32 on the CPU; "" gives null text. The encoder is let go again.
 
-    Raises ModelError where its files are missing or cannot be read.
+    folder: with the release, where it is not in the models folder. Raises ModelError where its files are missing or cannot be read.
     """
-    model = find("lcm-text")
+    model = find("lcm-text", folder)
     require(model, list(model.files))
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    folder = model.path
+    folder = model.files[0].path.parent
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder.with_name("tokenizer"), local_files_only=True)
         encoder = CLIPTextModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)

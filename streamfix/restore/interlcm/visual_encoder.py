@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import cycle, pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_WIDTHS = (256, 512, 768)
-"""Widths that the feature axis takes in turn: 768 -> 256 -> 512 -> 768."""
+
+_GROUPS = 32
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(32, channels, eps=1e-6)
+    return nn.GroupNorm(_GROUPS, channels, eps=1e-6)
 
 
 def _swish(x: Tensor) -> Tensor:
@@ -21,16 +22,16 @@ def _swish(x: Tensor) -> Tensor:
 
 
 class Resize(nn.Module):
-    """Nearest interpolation of the feature axis to the next width of the cycle, then a convolution."""
+    """Nearest interpolation of the feature axis to another width, then a convolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, width: int) -> None:
         super().__init__()
+        self.width = width
         self.conv = nn.Conv1d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, W) -> (B, C, next W)."""
-        width = _WIDTHS[(_WIDTHS.index(x.shape[-1]) + 1) % len(_WIDTHS)]
-        resized: Tensor = self.conv(F.interpolate(x, size=width, mode="nearest"))
+        """(B, C, W) -> (B, C, width)."""
+        resized: Tensor = self.conv(F.interpolate(x, size=self.width, mode="nearest"))
         return resized
 
 
@@ -70,22 +71,31 @@ class Attn(nn.Module):
 class VisualEncoder(nn.Module):
     """Tokens (B, 197, 768) of CLIP ViT-B/16 -> (B, 77, 768) in place of the text embedding; 12.96 M parameters.
 
-    The tokens are the channels of 1-D convolutions over the feature axis.
+    The tokens are the channels of 1-D convolutions over the feature axis. tokens, width: of the tower; others than the
+    published are of small models, whose channels are fewer in proportion to the width.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tokens: int = 197, width: int = 768) -> None:
         super().__init__()
-        tokens, prompt, top = 197, 77, 512
-        blocks: list[nn.Module] = [nn.Conv1d(tokens, top, 3, padding=1), Resize(top), Res(top, top), Attn(top)]
-        blocks.append(Res(top, top))
-        for before, after in pairwise((top, 512, 256, 128)):
-            for channels in (before, after):
-                blocks.append(Res(channels, after))
-                if after == top:
+        prompt = 77
+        channels = [max(_GROUPS, n * width // 768 // _GROUPS * _GROUPS) for n in (512, 512, 256, 128)]
+        top, last = channels[0], channels[-1]
+        widths = cycle((width // 3, width * 2 // 3, width))  # what the feature axis takes in turn
+        blocks: list[nn.Module] = [nn.Conv1d(tokens, top, 3, padding=1), Resize(top, next(widths))]
+        blocks += [Res(top, top), Attn(top), Res(top, top)]
+        for level, (before, after) in enumerate(pairwise(channels)):
+            for inside in (before, after):
+                blocks.append(Res(inside, after))
+                if level == 0:
                     blocks.append(Attn(after))
-            if after != 128:
-                blocks.append(Resize(after))
-        self.blocks = nn.ModuleList([*blocks, _norm(128), nn.Conv1d(128, prompt, 3, padding=1)])
+            if level < len(channels) - 2:
+                blocks.append(Resize(after, next(widths)))
+        self.blocks = nn.ModuleList([*blocks, _norm(last), nn.Conv1d(last, prompt, 3, padding=1)])
+
+    @classmethod
+    def of(cls, tower: Any) -> VisualEncoder:
+        """The one that belongs to an image tower (transformers' CLIPVisionConfig)."""
+        return cls(tokens=(tower.image_size // tower.patch_size) ** 2 + 1, width=tower.hidden_size)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """See the class."""
