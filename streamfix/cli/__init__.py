@@ -15,8 +15,9 @@ import typer
 
 from streamfix import __version__
 from streamfix.cli.common import out, show_warnings
+from streamfix.cli.evaluate import evaluate_app
 from streamfix.cli.interlcm import compare_params
-from streamfix.cli.learn import evaluate_app, train_app
+from streamfix.cli.learn import train_app
 from streamfix.cli.live import live
 from streamfix.cli.machine import doctor, models_app
 from streamfix.cli.media import enhance, inspect
