@@ -15,7 +15,7 @@ from streamfix.faces.live import LiveFollower
 from streamfix.faces.one_euro import SimilarityFilter
 from streamfix.faces.select import SelectLargest
 from streamfix.faces.track import MAX_GAP
-from streamfix.types import Frame
+from streamfix.types import Face, Frame
 
 FPS = 30
 BLANK = np.full((480, 640, 3), 90, dtype=np.uint8)
@@ -141,6 +141,54 @@ def test_flow_between_detections_follows_as_well_as_detection(astronaut):
         if i > 10:
             errors.append(np.linalg.norm(centre(placements[0]) - (450 - x, 240 - y)))
     assert max(errors) < 3.0
+
+
+def texture() -> np.ndarray:
+    """A picture in which optical flow finds its way."""
+    image = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
+    return cv2.GaussianBlur(image, (0, 0), 2)
+
+
+@pytest.mark.parametrize("every", [1, 3, 6])
+@pytest.mark.parametrize(("size", "share", "restored"), [(30, 0.002, True), (30, 0.03, False), (90, 0.03, True)])
+def test_small_faces_with_wavering_landmarks_are_left_however_rarely_they_are_searched(every, size, share, restored):
+    follower, rng, image, out = LiveFollower(), np.random.default_rng(1), texture(), []
+    for i in range(60):
+        due = follower.wants_detection(every)
+        one = face(200, 200, size)
+        noise = rng.normal(0, share * size, (5, 2)).astype(np.float32)
+        found = [Face(box=one.box, landmarks=one.landmarks + noise, score=one.score)] if due else None
+        out += [p.strength for p in follower.step(frame(i), image, found) if i >= 30]
+    assert len(out) >= 29 or not restored  # what is left need not be placed
+    assert np.mean(out) > 0.9 if restored else np.mean([*out, 0.0]) < 0.25
+
+
+def turned(share: float) -> Face:
+    """A face whose nose lies towards one eye: 0 frontal, 1 beyond a profile."""
+    one = face(200, 200, 120)
+    landmarks = one.landmarks.copy()
+    landmarks[2, 0] += share * 2.5 * (landmarks[1, 0] - landmarks[0, 0])
+    return Face(box=one.box, landmarks=landmarks, score=one.score)
+
+
+def test_a_face_that_turns_away_fades_out_and_in_again_without_a_pop():
+    turns = [*[0.0] * 30, *np.linspace(0, 1, 9), *[1.0] * 31, *np.linspace(1, 0, 9), *[0.0] * 31]
+    strengths = [placements[0].strength if placements else 0.0 for placements in followed([[turned(t)] for t in turns])]
+    assert strengths[29] == 1.0
+    assert strengths[69] == 0.0
+    assert strengths[-1] == 1.0
+    assert np.abs(np.diff(strengths)).max() <= 4 / FPS + 1e-9
+
+
+def test_a_choice_and_a_fade_together_are_no_steeper_than_one():
+    """A second, larger face appears and is chosen: the first one's strength goes as fast as any fade, not faster."""
+    frames = followed(
+        [[face(150, 200, 80)]] * 30 + [[face(150, 200, 80), face(400, 200, 200)]] * 40, select=SelectLargest()
+    )
+    steps = [np.diff([0.0, *(p.strength for _, p in sorted(track.items()))]) for track in by_id(frames).values()]
+    assert len(steps) == 2
+    assert max(np.abs(s).max() for s in steps) <= 4 / FPS + 1e-9
+    assert [round(p.strength, 3) for p in frames[-1]] == [1.0]
 
 
 def test_only_chosen_faces_are_placed():

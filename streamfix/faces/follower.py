@@ -170,13 +170,13 @@ class _Follower:
         similarity = smooth(samples, time=now.time, measured=here.sample if here is not None else None)
         wanted = min(_fade_in(track, now), _fade_out(track, now, self._span(now)))
         trust = landmark_trust(hits, self._position)
-        wanted *= trust * _quality(hits, track, self._position)
+        wanted *= trust * quality(hits, track, self._position)
         return Placement(
             track_id=track.id,
             matrix=similarity.matrix(),
             strength=wanted,
             face=here.face if here is not None else None,
-            embedding=_embedding(hits),
+            embedding=mean_embedding(hits),
             trust=trust,
         )
 
@@ -218,7 +218,7 @@ def _fade_out(track: Track, now: _Moment, span: float) -> float:
     return min(max(left / span, 0.0), 1.0)
 
 
-def _embedding(hits: dict[int, Hit]) -> npt.NDArray[np.float32] | None:
+def mean_embedding(hits: dict[int, Hit]) -> npt.NDArray[np.float32] | None:
     """Who the face is, from all faces near a frame: that of one frame may be blurred, or half hidden by a hand."""
     known = [hit.face.embedding for hit in hits.values() if hit.face.embedding is not None]
     if not known:
@@ -228,7 +228,7 @@ def _embedding(hits: dict[int, Hit]) -> npt.NDArray[np.float32] | None:
     return np.asarray(total / length, np.float32) if length > 0 else None
 
 
-def _quality(hits: dict[int, Hit], track: Track, position: int) -> float:
+def quality(hits: dict[int, Hit], track: Track, position: int) -> float:
     """0..1: how far restoration makes sense, from scores and sizes around a position; frames without a face count as score 0."""
     places = [p for p in range(position - WINDOW, position + WINDOW + 1) if track.first <= p <= track.last]
     if not places:

@@ -2,43 +2,56 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from streamfix.errors import UsageError
-from streamfix.faces.align import frontal, ramp
 from streamfix.faces.flow import Grey, carry, working
-from streamfix.faces.follower import SCORE_RAMP, SIZE_RAMP
+from streamfix.faces.follower import MOST_STEP, mean_embedding, quality
 from streamfix.faces.one_euro import SimilarityFilter
 from streamfix.faces.select import Choices, Selector
-from streamfix.faces.track import MAX_GAP, Tracker
+from streamfix.faces.smooth import WINDOW
+from streamfix.faces.track import MAX_GAP, Hit, Track, Tracker
+from streamfix.faces.trust import SMALL, landmark_trust
 from streamfix.types import Face, Frame, Image, Placement
 
 _HOLD = 3
 """Frames without a face that are taken for a slip of the detector: strength stays; then it fades until MAX_GAP."""
-_SCORE_SHARE = 0.3
-"""Weight of the newest score and size in their running mean."""
 _LEAST_TICK = 1e-3
 _URGENT = 2
 """Frames between detections while a face appears or is out of sight."""
+_JUDGED = 3
+"""The same while a small face is followed: landmarks that waver show in detections alone, see landmark_trust."""
+_LOSS = 1.0 / (MAX_GAP + 1 - _HOLD)
+"""Of the strength from frame to frame: a face that is lost has faded when its coasting ends, whatever the fade."""
 
 
 @dataclass(slots=True)
 class _Followed:
-    """State of one track from frame to frame."""
+    """State of one track from frame to frame. found: its latest faces that a detector found, not optical flow."""
 
     filter: SimilarityFilter = field(default_factory=SimilarityFilter)
+    found: deque[Hit] = field(default_factory=lambda: deque(maxlen=WINDOW + 1))
     strength: float = 0.0
-    chosen: float | None = None
-    score: float = 0.0
-    size: float = 0.0
-    frontal: float = 0.0
+
+    def trust(self, position: int) -> float:
+        """How far the landmarks are to be believed, by all that was found until now."""
+        hits = {hit.position: hit for hit in self.found}
+        every = (max(hits) - min(hits)) / (len(hits) - 1) if len(hits) > 1 else 1.0
+        return landmark_trust(hits, position, every=every)
+
+    @property
+    def small(self) -> bool:
+        """Whether it is of a size at which landmarks are judged."""
+        return bool(self.found) and self.found[-1].sample.size < SMALL[1]
 
 
 class LiveFollower:
     """Causal counterpart of `follow`: One-Euro smoothing, coasting through MAX_GAP frames, fades limited in slope.
 
-    fade: seconds over which a face that appears, or is chosen, comes up to its strength. select: which tracks to restore.
+    How far a face is restored (score, size, yaw, trust in its landmarks) is told by the functions of `follow`, from the
+    frames so far. fade: seconds over which a face that appears, or is chosen, comes up to its strength. select: which tracks to restore.
     """
 
     def __init__(self, *, fade: float = 0.25, select: Selector | None = None) -> None:
@@ -61,9 +74,13 @@ class LiveFollower:
     def wants_detection(self, every: int) -> bool:
         """Whether the next frame should be searched, at a cadence of `every` frames (1: all of them).
 
-        More often than that while a face appears or is lost; on the first frame in any case.
+        More often than that while a face appears, is lost, or is small; on the first frame in any case.
         """
-        return self._position < 0 or self._since + 1 >= (min(every, _URGENT) if self._urgent else every)
+        if self._urgent:
+            every = min(every, _URGENT)
+        elif any(state.small for state in self._followed.values()):
+            every = min(every, _JUDGED)
+        return self._position < 0 or self._since + 1 >= every
 
     def step(self, frame: Frame, image: Image, faces: Sequence[Face] | None, *, cut: bool = False) -> list[Placement]:
         """Where every followed face lies in the next frame, with its strength.
@@ -76,42 +93,41 @@ class LiveFollower:
         self._clock = time
         grey, scale = working(image)
         before, self._before = self._before, grey
-        self._since = 0 if faces is not None else self._since + 1
+        detected = faces is not None
+        self._since = 0 if detected else self._since + 1
         if faces is None:
             faces = [] if cut or before is None else self._carried(before, grey, scale)
         self._position += 1
         self._tracker.step(faces, time=time, cut=cut)
         self._tracker.forget(self._position)
         alive = [t for t in self._tracker.tracks if not t.closed]
-        self._followed = {t.id: self._followed.get(t.id) or _Followed() for t in alive}
-        placements = []
-        for track in alive:
-            state = self._followed[track.id]
-            hit = track.hits.get(self._position)
-            gap = self._position - track.last
-            if hit is not None:
-                share = _SCORE_SHARE if state.size else 1.0
-                state.score += share * (hit.face.score - state.score)
-                state.size += share * (hit.sample.size - state.size)
-                state.frontal += share * (frontal(hit.face.landmarks) - state.frontal)
-                place = state.filter.update(hit.sample.similarity, size=hit.sample.size, time=time)
-            else:
-                place = state.filter.coast(time=time)
-            wanted = ramp(state.score, *SCORE_RAMP) * ramp(state.size, *SIZE_RAMP) * state.frontal
-            wanted *= min(max((MAX_GAP + 1 - gap) / (MAX_GAP + 1 - _HOLD), 0.0), 1.0)
-            rise = elapsed / self._fade if self._fade > 0 else 1.0
-            state.strength = min(wanted, state.strength + rise)
-            placements.append(
-                Placement(
-                    track_id=track.id,
-                    matrix=place.matrix(),
-                    strength=state.strength,
-                    face=hit.face if hit is not None else None,
-                    embedding=track.embedding,
-                )
-            )
+        self._followed = {t.id: self._followed.get(t.id) or _begun(t) for t in alive}
+        placements = [self._place(track, time, detected) for track in alive]
         self._urgent = self._tracker.unsettled
-        return self._chosen(frame, placements, elapsed)
+        return self._faded(frame, placements, elapsed)
+
+    def _place(self, track: Track, time: float, detected: bool) -> Placement:
+        """Where it lies, with the strength that it should have."""
+        state, now = self._followed[track.id], self._position
+        hit = track.hits.get(now)
+        if hit is None:
+            place = state.filter.coast(time=time)
+        else:
+            place = state.filter.update(hit.sample.similarity, size=hit.sample.size, time=time)
+            if detected:
+                state.found.append(hit)
+        near = {p: h for p, h in track.hits.items() if p >= now - WINDOW} or {h.position: h for h in track.recent()}
+        trust = state.trust(now)
+        left = min(max((MAX_GAP + 1 - (now - track.last)) * _LOSS, 0.0), 1.0)
+        known = mean_embedding(near)
+        return Placement(
+            track_id=track.id,
+            matrix=place.matrix(),
+            strength=left * trust * quality(near, track, now),
+            face=hit.face if hit is not None else None,
+            embedding=track.embedding if known is None else known,
+            trust=trust,
+        )
 
     def _carried(self, before: Grey, now: Grey, scale: float) -> list[Face]:
         """Faces of confirmed tracks seen in the frame before; what is not sure to be a face is left to the detector."""
@@ -119,18 +135,28 @@ class LiveFollower:
         moved = carry(before, now, [t.hits[t.last].face for t in tracks], scale=scale)
         return [face for face in moved if face is not None]
 
-    def _chosen(self, frame: Frame, placements: list[Placement], elapsed: float) -> list[Placement]:
-        if self.select is None:
-            return placements
-        self._current = self.select.choose(frame, placements, current=self._current)
-        step = elapsed / self._fade if self._fade > 0 else 1.0
+    def _faded(self, frame: Frame, placements: list[Placement], elapsed: float) -> list[Placement]:
+        """Those that are chosen, or still fade out; one limit on the slope of all that bears on a strength together."""
+        if self.select is not None:
+            self._current = self.select.choose(frame, placements, current=self._current)
+        step = min(elapsed / self._fade, MOST_STEP) if self._fade > 0 else 1.0
         result = []
         for placement in placements:
+            share = 1.0
+            if self.select is not None:
+                choice = self._current.get(placement.track_id)
+                share = choice.strength if choice is not None else 0.0
             state = self._followed[placement.track_id]
-            choice = self._current.get(placement.track_id)
-            goal = choice.strength if choice is not None else 0.0
-            was = goal if state.chosen is None else state.chosen
-            state.chosen = min(goal, was + step) if goal > was else max(goal, was - step)
-            if goal > 0 or state.chosen > 0:
-                result.append(replace(placement, strength=placement.strength * state.chosen))
+            fall = step if placement.face is not None else max(step, _LOSS)
+            wanted = min(max(placement.strength * share, state.strength - fall), state.strength + step)
+            state.strength = wanted
+            if share > 0 or wanted > 0:
+                result.append(replace(placement, strength=wanted))
         return result
+
+
+def _begun(track: Track) -> _Followed:
+    """Until a track is confirmed, optical flow carries it nowhere: all that it has was found."""
+    state = _Followed()
+    state.found.extend(track.hits[p] for p in sorted(track.hits))
+    return state
