@@ -24,22 +24,30 @@ from streamfix.restore.interlcm import networks
 from streamfix.restore.interlcm.options import Options
 from streamfix.restore.interlcm.pipeline import InterLCM
 from streamfix.restore.interlcm.visual_encoder import VisualEncoder
+from streamfix.types import CROP_SIZE
 
 _log = logging.getLogger(__name__)
 State = dict[str, Tensor]
 _ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 """Names of the VAE's attention in older files."""
+FACE_SIZE = "face_size"
+"""Where a release says for which size of faces it is: in the configuration of its UNet, whose own `sample_size` is that of another
+training."""
 _ENCODERS = ("visual_encoder", "spatial_encoder")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
-    """What InterLCM stands on, as released: in evaluation mode and frozen. clip: None where it was not asked for."""
+    """What InterLCM stands on, as released: in evaluation mode and frozen. clip: None where it was not asked for.
+
+    face_size: side in pixels of the faces that the networks were trained on; published 512.
+    """
 
     unet: Any
     vae: Any
     scheduler: Any
     clip: networks.ClipTokens | None
+    face_size: int = CROP_SIZE
 
 
 def load_networks(name: str, options: Options, *, device: torch.device, dtype: torch.dtype) -> InterLCM:
@@ -55,7 +63,7 @@ def load_networks(name: str, options: Options, *, device: torch.device, dtype: t
         _place(spatial, device, dtype)
     if options.prompt is None:
         with torch.device("meta"):
-            visual = VisualEncoder()
+            visual = VisualEncoder.of(base.clip.tower.config) if base.clip is not None else VisualEncoder()
         fill(visual, state_of(files["visual_encoder"]), files["visual_encoder"].path)
         _place(visual, device, dtype)
     return InterLCM(
@@ -65,6 +73,7 @@ def load_networks(name: str, options: Options, *, device: torch.device, dtype: t
         visual_encoder=visual,
         scheduler=base.scheduler,
         clip=base.clip,
+        face_size=base.face_size,
     )
 
 
@@ -90,6 +99,7 @@ def load_base(
     needed = Options(vae="tiny" if vae == "tiny" else "full", prompt=None if clip else "", spatial=False)
     require(model, [f for role, f in files.items() if role not in _ENCODERS and _is_needed(role, needed)])
     unet_config = read_json(files["unet/config.json"])
+    face_size = int(unet_config.pop(FACE_SIZE, CROP_SIZE))
     unet = build(UNet2DConditionModel, unet_config, state_of(files["unet/diffusion_pytorch_model.safetensors"]))
     if vae == "tiny":
         require(taesd, list(taesd.files))
@@ -106,7 +116,7 @@ def load_base(
     scheduler = LCMScheduler.from_config(  # type: ignore[no-untyped-call]
         read_json(files["scheduler/scheduler_config.json"])
     )
-    return Base(unet=unet, vae=autoencoder, scheduler=scheduler, clip=tokens)
+    return Base(unet=unet, vae=autoencoder, scheduler=scheduler, clip=tokens, face_size=face_size)
 
 
 def _place(network: Any, device: torch.device, dtype: torch.dtype) -> None:

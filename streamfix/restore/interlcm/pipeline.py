@@ -86,6 +86,7 @@ class InterLCM:
                 f"InterLCM needs a UNet that predicts {' or '.join(PREDICTIONS)}, not {scheduler.config.prediction_type!r}"
             )
         self.face_size = face_size
+        self.predicts_v = scheduler.config.prediction_type == "v_prediction"
         self.unet, self.vae, self.scheduler = unet, vae, scheduler
         self.spatial_encoder, self.visual_encoder, self.clip = spatial_encoder, visual_encoder, clip
         self._schedules: dict[int, list[Step]] = {}
@@ -182,8 +183,11 @@ class InterLCM:
             fresh = next(draws)
             z = fresh if number == 1 else step.signal * denoised + step.sigma * fresh
             t = torch.tensor([step.timestep], device=z.device)
-            epsilon = self._predict(z, t, embeds, condition, guidance)
-            x0 = (z - step.sigma * epsilon) / step.signal
+            output = self._predict(z, t, embeds, condition, guidance)
+            if self.predicts_v:
+                x0 = step.signal * z - step.sigma * output
+            else:
+                x0 = (z - step.sigma * output) / step.signal
             denoised = step.out * x0 + step.skip * z
         return denoised
 
@@ -203,16 +207,12 @@ class InterLCM:
         999. embeds: (B or 1, 77, 768).
         """
         kept = self.scheduler.alphas_cumprod[timesteps.cpu()].to(self.device, torch.float32).view(-1, 1, 1, 1)
-        z = kept.sqrt() * latent + (1 - kept).sqrt() * noise
+        signal, sigma = kept.sqrt(), (1 - kept).sqrt()
+        z = signal * latent + sigma * noise
         embeds = embeds.to(self.device, self.dtype).expand(latent.shape[0], -1, -1)
         guidance = self._guidance(guidance_scale, latent.shape[0])
-        return self._predict(z, timesteps.to(self.device), embeds, self._condition(lq), guidance)
-
-    def clean(self, z: Tensor, output: Tensor, step: Step) -> Tensor:
-        """The prediction of the clean latent that a network output stands for, at a step."""
-        if self.scheduler.config.prediction_type == "v_prediction":
-            return step.signal * z - step.sigma * output
-        return (z - step.sigma * output) / step.signal
+        output = self._predict(z, timesteps.to(self.device), embeds, self._condition(lq), guidance)
+        return sigma * z + signal * output if self.predicts_v else output
 
     def _predict(
         self, z: Tensor, t: Tensor, embeds: Tensor, condition: Tensor | None, guidance: Tensor | None
@@ -223,7 +223,7 @@ class InterLCM:
             down, mid = self._steps_only(
                 z, t, encoder_hidden_states=embeds, controlnet_cond=condition, return_dict=False
             )
-        epsilon: Tensor = self.unet(
+        output: Tensor = self.unet(
             z,
             t,
             encoder_hidden_states=embeds,
@@ -232,7 +232,7 @@ class InterLCM:
             mid_block_additional_residual=mid,
             return_dict=False,
         )[0]
-        return epsilon.float()
+        return output.float()
 
     def _condition(self, lq: Tensor) -> Tensor | None:
         if self.spatial_encoder is None:
