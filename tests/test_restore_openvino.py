@@ -121,3 +121,25 @@ def test_nothing_is_sent_and_the_home_folder_stays_empty(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert "looked up" not in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_signals_are_handled_after_networks_were_freed() -> None:
+    """OpenVINO leaves a freed signal stack behind when networks are freed in the order in which they were made."""
+    script = """
+import faulthandler, os, signal, torch
+from streamfix.restore.lite.restorer import LiteRestorer
+
+faulthandler.enable()
+restorers = [LiteRestorer(dtype=torch.float32, openvino=True) for _ in range(3)]
+for restorer in restorers:
+    restorer.restore(torch.zeros(1, 3, 512, 512))
+del restorer
+while restorers:
+    del restorers[0]
+seen = []
+signal.signal(signal.SIGCHLD, lambda number, frame: seen.append(number))
+os.kill(os.getpid(), signal.SIGCHLD)
+assert seen
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from streamfix.errors import ModelError
 from streamfix.restore.lite.network import LiteNet
-from streamfix.types import CROP_SIZE
+from streamfix.restore.lite.signal_stack import keep_signal_stack
 
 
 def suits() -> bool:
@@ -98,14 +98,15 @@ class OpenVinoNet:
                 "NUM_STREAMS": str(streams),
                 "INFERENCE_NUM_THREADS": str(self._threads),
             }
-            compiled = openvino.Core().compile_model(self._model, "CPU", settings)
+            with keep_signal_stack():
+                compiled = openvino.Core().compile_model(self._model, "CPU", settings)
+                self._requests[streams] = [compiled.create_infer_request() for _ in range(streams)]
         except RuntimeError as error:  # also its own exceptions
             first = str(error).strip().splitlines()[0]
             raise ModelError(
                 f"OpenVINO {self.version} does not take the lite network ({first}); "
                 "install another version, or none: torch is used then"
             ) from error
-        self._requests[streams] = [compiled.create_infer_request() for _ in range(streams)]
         return self._requests[streams]
 
     def _convert(self) -> Any:
