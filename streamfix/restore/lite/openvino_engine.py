@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from streamfix.errors import ModelError
 from streamfix.restore.lite.network import LiteNet
 from streamfix.restore.lite.signal_stack import keep_signal_stack
+from streamfix.types import CROP_SIZE
 
 
 def suits() -> bool:
