@@ -21,6 +21,7 @@ from streamfix.cli.learn import train_app
 from streamfix.cli.live import live
 from streamfix.cli.machine import doctor, models_app
 from streamfix.cli.media import enhance, inspect
+from streamfix.cli.prepare import prepare_faces
 from streamfix.cli.train_nano import nano_autoencoder
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ app.command()(enhance)
 app.command()(inspect)
 app.command()(live)
 app.command()(compare_params)
+app.command()(prepare_faces)
 train_app.command("nano-autoencoder")(nano_autoencoder)
 app.add_typer(models_app, name="models")
 app.command()(doctor)

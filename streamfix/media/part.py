@@ -50,3 +50,16 @@ def prepare(path: Path, *, source: Path, overwrite: bool, touch: bool = True) ->
                 pass
     except OSError as error:
         raise OutputError(explain(error, path)) from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that appears under its name only when whole. Raises OutputError."""
+    part = part_of(path)
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    except BaseException as error:  # a key press too leaves nothing half behind
+        part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OutputError(explain(error, path)) from error
+        raise

@@ -23,10 +23,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from streamfix.errors import InputError
 from streamfix.train.codecs import Clip, Picture, Rng
 from streamfix.train.degradations import Mixture
+from streamfix.train.layouts import LAYOUTS
 from streamfix.train.motion import Motion
 from streamfix.types import CROP_SIZE
 
-_LAYOUTS = {512: (1.0, 0), 640: (1.0, 64), 400: (320 / 512, 40)}  # side -> (scale of the template, margin in the file)
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _MARGIN = 32
 """Pixels around a training window that are degraded along with it, so that blur sees real surroundings."""
@@ -45,14 +45,14 @@ def read_face(path: Path) -> npt.NDArray[np.uint8]:
     bgr = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     if bgr is None:
         raise InputError(f"{path} is not a picture that OpenCV can read; remove or replace it")
-    if bgr.shape[0] != bgr.shape[1] or bgr.shape[0] not in _LAYOUTS:
+    if bgr.shape[0] != bgr.shape[1] or bgr.shape[0] not in LAYOUTS:
         raise InputError(f"{path} is {bgr.shape[1]}x{bgr.shape[0]}; aligned faces are 512x512, 640x640 or 400x400")
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def template_crop(picture: npt.NDArray[np.uint8]) -> Picture:
     """The 512x512 face of a picture in any of the layouts: float32 in [0, 1]."""
-    scale, margin = _LAYOUTS[picture.shape[0]]
+    scale, margin = LAYOUTS[picture.shape[0]]
     inner = picture[margin : margin + round(CROP_SIZE * scale), margin : margin + round(CROP_SIZE * scale)]
     if scale != 1.0:
         inner = np.asarray(cv2.resize(inner, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_CUBIC), np.uint8)
@@ -102,7 +102,7 @@ class FacePairs(Dataset[dict[str, Tensor]]):
     def _picture(self, rng: Rng) -> npt.NDArray[np.uint8]:
         picture = self._read(int(rng.integers(len(self.files))))
         for _ in range(8):
-            if _LAYOUTS[picture.shape[0]][0] == 1.0 or rng.random() < self.augmentation.soft:
+            if LAYOUTS[picture.shape[0]][0] == 1.0 or rng.random() < self.augmentation.soft:
                 break
             picture = self._read(int(rng.integers(len(self.files))))
         return picture
@@ -142,7 +142,7 @@ class FacePairs(Dataset[dict[str, Tensor]]):
         }
 
     def _clean(self, picture: npt.NDArray[np.uint8], corner: tuple[int, int], size: int, rng: Rng) -> Picture:
-        scale, margin = _LAYOUTS[picture.shape[0]]
+        scale, margin = LAYOUTS[picture.shape[0]]
         return augmented(picture, corner, size, rng, self.augmentation, scale=scale, margin=margin)
 
 
@@ -200,7 +200,7 @@ class SmallFaces(Dataset[dict[str, Tensor]]):
         """A file with the template at `face` pixels in its middle, and as much margin as the file has."""
         if index not in self._pictures:
             picture = read_face(self.files[index])
-            scale, margin = _LAYOUTS[picture.shape[0]]
+            scale, margin = LAYOUTS[picture.shape[0]]
             side = self.face + 2 * round(margin / scale * self.face / CROP_SIZE)
             how = cv2.INTER_AREA if side < picture.shape[0] else cv2.INTER_CUBIC
             self._pictures[index] = np.asarray(cv2.resize(picture, (side, side), interpolation=how), np.uint8)
