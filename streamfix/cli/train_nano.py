@@ -59,3 +59,44 @@ def nano_autoencoder(
     with training_bar() as show:
         folder = train_autoencoder(config, report=show)
     out.print(f"autoencoder: {folder}", highlight=False, markup=False, soft_wrap=True)
+
+
+@told
+def nano_consistency(
+    data: Data,
+    autoencoder: Annotated[Path, typer.Option(help="Release folder that stage 1 wrote.")] = Path(
+        "runs/nano-autoencoder/release"
+    ),
+    run: Annotated[Path, typer.Option(help="Folder of the run; an existing run goes on.")] = Path(
+        "runs/nano-consistency"
+    ),
+    steps: Steps = None,
+    minutes: Minutes = None,
+    batch: Batch = 8,
+    face: Annotated[int, typer.Option(help="Side of a face in pixels, as in stage 1.", min=64, max=512)] = 256,
+    rate: Rate = 5e-4,
+    seed: Seed = 0,
+    device: Device = "auto",
+    workers: Workers = 0,
+    threads: Threads = None,
+) -> None:
+    """Stage 2 of nano: a latent consistency model; writes a whole release to start stage 3 from."""
+    from streamfix.train.nano.consistency import ConsistencyConfig, train_consistency
+
+    config = ConsistencyConfig(
+        data=data,
+        autoencoder=autoencoder,
+        run=run,
+        steps=steps,
+        minutes=minutes,
+        batch=batch,
+        face=face,
+        rate=rate,
+        seed=seed,
+        device=device,
+        workers=workers,
+        threads=threads,
+    )
+    with training_bar() as show:
+        folder = train_consistency(config, report=show)
+    out.print(f"release: {folder}", highlight=False, markup=False, soft_wrap=True)

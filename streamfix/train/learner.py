@@ -121,7 +121,9 @@ class SmallLearner:
         total = torch.stack([weights[name] * term for name, term in terms.items() if weights[name]]).sum()
         gradients = self.ranks.mean(list(torch.autograd.grad(total, self.trained, materialize_grads=True)))
         for parameter, gradient in zip(self.trained, gradients, strict=True):
-            parameter.grad = gradient
+            # the fused optimiser goes through memory in order, so the gradient has to be laid out as its parameter
+            laid_out = gradient.stride() == parameter.stride()
+            parameter.grad = gradient if laid_out else torch.empty_like(parameter).copy_(gradient)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
         norm = torch.nn.utils.clip_grad_norm_(self.trained, c.clip)

@@ -78,7 +78,7 @@ def learn(
             if now - saved > settings.save_every:
                 learner.save()
                 saved = time.monotonic()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # SIGTERM unwinds as the latter
         learner.save()  # the step in hand is lost at most, and done again on resumption
         raise
     learner.save()

@@ -62,8 +62,9 @@ def load_networks(name: str, options: Options, *, device: torch.device, dtype: t
         fill(spatial, state_of(files["spatial_encoder"]), files["spatial_encoder"].path)
         _place(spatial, device, dtype)
     if options.prompt is None:
+        assert base.clip is not None
         with torch.device("meta"):
-            visual = VisualEncoder.of(base.clip.tower.config) if base.clip is not None else VisualEncoder()
+            visual = VisualEncoder.of(base.clip.tower.config)
         fill(visual, state_of(files["visual_encoder"]), files["visual_encoder"].path)
         _place(visual, device, dtype)
     return InterLCM(

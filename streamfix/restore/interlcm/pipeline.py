@@ -184,10 +184,7 @@ class InterLCM:
             z = fresh if number == 1 else step.signal * denoised + step.sigma * fresh
             t = torch.tensor([step.timestep], device=z.device)
             output = self._predict(z, t, embeds, condition, guidance)
-            if self.predicts_v:
-                x0 = step.signal * z - step.sigma * output
-            else:
-                x0 = (z - step.sigma * output) / step.signal
+            x0 = step.signal * z - step.sigma * output if self.predicts_v else (z - step.sigma * output) / step.signal
             denoised = step.out * x0 + step.skip * z
         return denoised
 

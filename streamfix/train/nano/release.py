@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -22,18 +25,34 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """A configuration, moved into place when whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    """A configuration."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    """A text."""
+    with _whole(path) as part:
+        part.write_text(content, encoding="utf-8")
 
 
 def write_weights(path: Path, state: dict[str, Tensor]) -> None:
-    """Tensors as safetensors, moved into place when whole."""
+    """Tensors as safetensors."""
+    with _whole(path) as part:
+        save_file({k: v.contiguous() for k, v in state.items()}, part)
+
+
+def write_pickle(path: Path, content: dict[str, Any]) -> None:
+    """Tensors as torch.save writes them, for what is released so."""
+    with _whole(path) as part:
+        torch.save(content, part)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A name beside the file's own to write to; it is moved into place when whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    save_file({k: v.contiguous() for k, v in state.items()}, part)
+    yield part
     os.replace(part, path)
 
 

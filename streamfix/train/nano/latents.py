@@ -1,0 +1,83 @@
+"""What stage 2 learns from: every face, and its mirror image, encoded once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from streamfix.errors import ModelError
+from streamfix.restore.interlcm.checkpoint import build
+from streamfix.restore.interlcm.networks import ClipTokens, encode
+from streamfix.train.data import SmallFaces
+from streamfix.train.nano.release import LCM, WEIGHTS
+
+
+def read_vae(release: Path) -> tuple[Any, tuple[dict[str, Any], dict[str, Tensor]]]:
+    """The autoencoder of a release folder, frozen, and its (configuration, tensors); ModelError where there is none."""
+    import diffusers
+
+    folder = release / LCM / "vae"
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        state = load_file(folder / WEIGHTS)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{release} holds no autoencoder; train one with `streamfix train nano-autoencoder`"
+        ) from error
+    vae = build(diffusers.AutoencoderTiny, config, state)
+    config.pop("_class_name", None)
+    return vae.eval().requires_grad_(False), (config, state)
+
+
+class Latents(Dataset[dict[str, Tensor]]):
+    """Item (i, ...): draw i of this seed among the faces of a folder and their mirror images.
+
+    Gives `latent` (4, h, w) float32, scaled as the UNet knows them, and `face`, float32 (3, s, s) in [-1, 1], at the size that
+    the image tower looks at. All are encoded when the first is asked for; 2,000 faces take a minute of one core and
+    150 MB.
+    """
+
+    def __init__(self, folder: Path, vae: Any, *, face: int, tower: ClipTokens, seed: int) -> None:
+        self.faces = SmallFaces(folder, seed=seed, face=face)
+        self.vae, self.seed = vae, seed
+        self.side = int(tower.tower.config.image_size)
+        self._encoded: tuple[Tensor, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return 2 * len(self.faces)
+
+    def __getitem__(self, item: tuple[int, int, int]) -> dict[str, Tensor]:
+        if self._encoded is None:
+            self._encoded = self._encode()
+        which = int(np.random.default_rng([self.seed, item[0]]).integers(len(self)))
+        latents, faces = self._encoded
+        return {"latent": latents[which], "face": faces[which].float() / 127.5 - 1}
+
+    @torch.no_grad()
+    def _encode(self, at_once: int = 8) -> tuple[Tensor, Tensor]:
+        latents, small = [], []
+        device = next(self.vae.parameters()).device
+        for start in range(0, len(self.faces), at_once):
+            files = range(start, min(start + at_once, len(self.faces)))
+            upright = torch.stack([self._middle(i) for i in files])
+            for faces in (upright, upright.flip(-1)):
+                latents.append(encode(self.vae, faces.to(device)).cpu())
+                # as ClipTokens.prepare makes them small
+                size = (self.side, self.side)
+                seen = F.interpolate(faces, size=size, mode="bicubic", align_corners=False, antialias=False)
+                small.append(((seen + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
+        return torch.cat(latents), torch.cat(small)
+
+    def _middle(self, index: int) -> Tensor:
+        picture, face = self.faces.picture(index), self.faces.face
+        margin = (picture.shape[0] - face) // 2
+        inner = picture[margin : margin + face, margin : margin + face]
+        return torch.from_numpy(inner.astype(np.float32)).permute(2, 0, 1) / 127.5 - 1
