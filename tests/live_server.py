@@ -16,7 +16,8 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription, V
 from aiortc.mediastreams import AudioStreamTrack, MediaStreamError
 
 from streamfix.serve.config import Limits, ServeConfig
-from streamfix.serve.engine import Engine, Models, Settings
+from streamfix.serve.engine import Engine, Settings
+from streamfix.serve.models import Models
 from streamfix.serve.server import LiveServer
 
 LOCAL = RTCConfiguration(iceServers=[])

@@ -20,6 +20,7 @@ from streamfix.errors import ModelError, UsageError
 from streamfix.faces.detect import load_detector
 from streamfix.pipeline import Pipeline
 from streamfix.restore.base import Restorer, describe
+from streamfix.restore.effort import efforts
 from streamfix.restore.interlcm.color import fix_colors, is_grey, keep_published_grey, low_frequencies
 from streamfix.restore.interlcm.options import Options
 from streamfix.restore.interlcm.pipeline import InterLCM
@@ -69,6 +70,17 @@ def test_freeze_and_that_fresh_noise_breaks_it(
     assert frozen(restorer, source, tmp_path / "shared.mkv") == 1
     fresh = restorer.with_options(Options(noise="fresh"))
     assert frozen(fresh, source, tmp_path / "fresh.mkv") == 3, "the flicker that shared noise removes"
+
+
+def test_less_effort_is_fewer_steps_of_the_same_networks(
+    restorer: InterLCMRestorer, faces: torch.Tensor, together: torch.Tensor
+) -> None:
+    ways = efforts(restorer.with_options(Options(steps=3)))
+    assert [e.words for e in ways] == ["", "2 of 3 steps", "1 of 3 steps"]
+    assert 1 > ways[1].share > ways[2].share > 0.3
+    assert torch.equal(ways[2].restorer.restore(faces[:1])[0], together[0])  # which takes one step
+    late = restorer.with_options(Options(steps=3, start_step=3))
+    assert [e.words for e in efforts(late)] == ["", "1 of 2 steps"]
 
 
 def test_batch(restorer: InterLCMRestorer, faces: torch.Tensor, together: torch.Tensor) -> None:

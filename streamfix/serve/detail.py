@@ -49,12 +49,12 @@ class _Kept:
 class Detail:
     """Restored detail by track.
 
-    restore: the crops of one call -> restored crops; called in a thread of this object's own, at most `at_once` crops a
-    call, those first that have waited longest. An exception it raises is raised by the next `lay`.
+    restore: the crops of one call -> restored crops; called in a thread of this object's own, at most `at_once` crops (which
+    may be set at any time) a call, those first that have waited longest. An exception it raises is raised by the next `lay`.
     """
 
-    def __init__(self, restore: Restore, *, at_once: int = 2) -> None:
-        self._restore, self._at_once = restore, at_once
+    def __init__(self, restore: Restore, *, at_once: int = 1) -> None:
+        self._restore, self.at_once = restore, at_once
         self._state = threading.Condition()
         self._kept: dict[int, _Kept] = {}
         self._offered: list[Crop] | None = None
@@ -130,7 +130,7 @@ class Detail:
             kept = self._kept.get(crop.placement.track_id)
             return -1 if kept is None else kept.restored
 
-        return sorted(crops, key=waited)[: self._at_once]
+        return sorted(crops, key=waited)[: self.at_once]
 
     def _work(self) -> None:
         while True:

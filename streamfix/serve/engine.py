@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import av
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from streamfix.compose import compose
 from streamfix.errors import UsageError
@@ -18,14 +16,13 @@ from streamfix.faces.detect import Detector, detect_upright
 from streamfix.faces.live import LiveFollower
 from streamfix.faces.select import Selector, parse_select, size_of
 from streamfix.media.color import copy_picture, cut_out, to_rgb
-from streamfix.restore.base import Restorer, recurs, restore_next_images
-from streamfix.restraint import restrain
+from streamfix.serve.costs import Costs, ModelCosts
 from streamfix.serve.detail import Detail
 from streamfix.serve.figures import Figures
-from streamfix.serve.governor import Costs, Governor, Plan
+from streamfix.serve.governor import Governor, Plan
+from streamfix.serve.models import Memory, Models
 from streamfix.types import Crop, Frame, Placement
 
-_MOST_REMEMBERED = 32
 FACES = ("all", "largest", "center")
 """Which faces can be chosen while a stream runs."""
 
@@ -68,38 +65,6 @@ class Restored:
     faces: int
 
 
-class Models:
-    """The restorers that streams share; one call at a time, whoever asks."""
-
-    def __init__(self, restorers: Mapping[str, Restorer], *, batch_size: int = 4) -> None:
-        self._restorers, self._batch_size = dict(restorers), batch_size
-        self._lock = threading.Lock()
-
-    @property
-    def names(self) -> list[str]:
-        """As `Settings.model` takes them; the first is the default."""
-        return list(self._restorers)
-
-    def changes(self, model: str) -> bool:
-        """Whether a model does anything at all."""
-        return self._restorers[model].name != "passthrough"
-
-    def restore(self, model: str, crops: Sequence[Crop], memory: dict[int, Tensor]) -> list[npt.NDArray[np.float32]]:
-        """Restored crops in their order, as far as they do no harm (see restraint.py).
-
-        memory: of one stream, by track: what a recurrent restorer carries from one restoration of a face to its next;
-        it is brought up to date.
-        """
-        restorer, tracks = self._restorers[model], [c.placement.track_id for c in crops]
-        states = [memory.get(track) for track in tracks] if recurs(restorer) else None
-        with self._lock:
-            pictures, after = restore_next_images(
-                restorer, [c.image for c in crops], states, batch_size=self._batch_size
-            )
-        memory.update(zip(tracks, after, strict=False))
-        return [_restrained(c.image, p) for c, p in zip(crops, pictures, strict=True)]
-
-
 class Engine:
     """One stream's stages for the Scheduler, with the state they need from frame to frame.
 
@@ -118,12 +83,14 @@ class Engine:
     ) -> None:
         self._models, self._detector, self._figures = models, detector, figures
         self._given_select = select
-        self.governor = governor or Governor()
+        efforts = models.efforts(settings.model) if settings.model in models.names else ()
+        self.governor = governor or Governor(efforts=max(len(efforts), 1))
         self._settings = settings
         self.keep_before = False
         self._cuts = CutDetector()
         self._follower = LiveFollower(select=select or parse_select(settings.faces, detector))
-        self._memory: dict[int, Tensor] = {}
+        self._memory = Memory()
+        self._model_costs = ModelCosts([effort.share for effort in efforts])
         self._detail = Detail(self._restore)
         self._considered = figures.clock()
         self.check(settings)
@@ -136,7 +103,11 @@ class Engine:
     @property
     def plan(self) -> str:
         """What the governor chose, for people; empty where nothing is restored."""
-        return self.governor.plan.words() if self._models.changes(self._settings.model) else ""
+        model, plan = self._settings.model, self.governor.plan
+        if not self._models.changes(model):
+            return ""
+        ways = self._models.efforts(model)
+        return plan.words(ways[min(plan.effort, len(ways) - 1)].words)
 
     def change(self, settings: Settings) -> None:
         """Take other settings from the next frame on. Raises UsageError for an unknown model or choice of faces."""
@@ -179,7 +150,7 @@ class Engine:
                 if p.strength > 0.0
             ]
         if cut:
-            self._memory.clear()
+            self._memory = Memory()
         return Looked(frame=frame, crops=crops, faces=len(chosen), plan=plan)
 
     def finish(self, looked: Looked) -> Restored:
@@ -206,10 +177,12 @@ class Engine:
         self._detail.stop()
 
     def _restore(self, crops: Sequence[Crop]) -> list[npt.NDArray[np.float32]]:
-        with self._figures.stage("restore"):
-            pictures = self._models.restore(self._settings.model, crops, self._memory)
-        for track in list(self._memory)[:-_MOST_REMEMBERED]:
-            del self._memory[track]
+        model, began = self._settings.model, self._figures.clock()
+        effort = min(self.governor.plan.effort, len(self._models.efforts(model)) - 1)
+        pictures = self._models.restore(model, crops, self._memory, effort=effort)
+        now = self._figures.clock()
+        self._figures.spent("restore", now - began)
+        self._model_costs.spent(effort, now - began, faces=len(crops), now=now)
         return pictures
 
     def _consider(self, faces: int) -> None:
@@ -221,14 +194,13 @@ class Engine:
         mean = self._figures.mean
         frame = sum(mean(name) or 0.0 for name in ("rgb", "follow", "cut"))
         costs = Costs(
-            frame=frame, detect=mean("detect") or 0.0, model=mean("restore"), lay=mean("lay") or 0.0, faces=faces
+            frame=frame,
+            detect=mean("detect") or 0.0,
+            model=self._model_costs.all(now=now),
+            lay=mean("lay") or 0.0,
+            faces=faces,
         )
-        self.governor.consider(costs, interval=interval, now=now)
-
-
-def _restrained(crop: npt.NDArray[np.float32], restored: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    weight = restrain(crop, restored).weight[..., None]
-    return np.asarray(crop + weight * (restored - crop), dtype=np.float32)
+        self._detail.at_once = self.governor.consider(costs, interval=interval, now=now).batch
 
 
 def _largest(placements: list[Placement], most: int | None) -> list[Placement]:

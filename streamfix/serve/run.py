@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import ssl
+import threading
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -18,9 +19,10 @@ from streamfix.faces.detect import Detector, load_detector
 from streamfix.faces.select import parse_select
 from streamfix.restore.base import load_restorer
 from streamfix.serve.config import ServeConfig
-from streamfix.serve.engine import FACES, Engine, Models, Settings
+from streamfix.serve.engine import FACES, Engine, Settings
 from streamfix.serve.feed import Sink
 from streamfix.serve.figures import Figures
+from streamfix.serve.models import Models
 from streamfix.serve.server import LiveServer, MakeSinks
 from streamfix.serve.sinks import Recording, VirtualCamera, numbered, provenance
 from streamfix.serve.source import LiveInput
@@ -52,6 +54,7 @@ def load_server(
     """
     restorer = load_restorer(model, device=device, threads=threads)
     models = Models({restorer.name: restorer, "passthrough": load_restorer("passthrough")})
+    threading.Thread(target=models.prepare, name="live-prepare", daemon=True).start()
 
     def load() -> Detector:
         # one core searches, or two streams would trip over each other's threads

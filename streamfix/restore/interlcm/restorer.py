@@ -11,12 +11,16 @@ from torch import Tensor
 
 from streamfix.restore.base import check_crops, fast_bfloat16
 from streamfix.restore.color_fix import keep_grey
+from streamfix.restore.effort import Effort
 from streamfix.restore.interlcm.carry import Carry, at_latent_size
 from streamfix.restore.interlcm.checkpoint import digest_of, load_networks
 from streamfix.restore.interlcm.color import keep_published_grey
 from streamfix.restore.interlcm.options import Options
 from streamfix.restore.interlcm.pipeline import InterLCM, noises_needed
 from streamfix.restore.noise import shared_noise
+
+_STEP, _CODING = 455.0, {"full": 1798.0, "tiny": 149.0}
+"""Multiply-adds (10^9) a face takes for one step (U-Net and spatial encoder), and for everything else (VAE there and back, CLIP)."""
 
 WHITE = 1.0 - 1.0 / 255.0
 """From here a value in [-1, 1] is white, which is what the inpainting model is asked to fill."""
@@ -69,6 +73,18 @@ class InterLCMRestorer:
         )
         other.sha256, other._prompt = self.sha256, self._prompt
         return other
+
+    def cheaper(self) -> list[Effort]:
+        """See Adjustable: fewer steps, from one less down to one."""
+        options = self.options
+        assert options.steps is not None  # `of` has filled it in
+        ways = []
+        for steps in range(options.steps - 1, max(options.start_step - 1, 1) - 1, -1):
+            taken, full = (n + 2 - options.start_step for n in (steps, options.steps))
+            share = (_CODING[options.vae] + taken * _STEP) / (_CODING[options.vae] + full * _STEP)
+            words = f"{taken} of {full} steps"
+            ways.append(Effort(restorer=self.with_options(replace(options, steps=steps)), share=share, words=words))
+        return ways
 
     @torch.no_grad()
     def restore(self, crops: Tensor, noise: Tensor | None = None) -> Tensor:

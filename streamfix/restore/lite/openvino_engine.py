@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from streamfix.errors import ModelError
 from streamfix.restore.lite.network import LiteNet
 from streamfix.restore.lite.signal_stack import keep_signal_stack
-from streamfix.types import CROP_SIZE
 
 
 def suits() -> bool:
@@ -48,23 +47,35 @@ class _Whole(nn.Module):
 
 
 class OpenVinoNet:
-    """LiteNet.forward for whole crops, one face to an inference, so that a face never depends on its neighbours.
+    """LiteNet.forward, one face to an inference, so that a face never depends on its neighbours.
 
-    net: float32, on the CPU. position: its embedding for whole crops. threads: of the CPU, to use at most.
+    net: float32, on the CPU. position: its embedding, (1, C, height/16, width/16), for whole crops or always the same window of
+    them. threads: of the CPU, to use at most.
     """
 
     def __init__(self, net: LiteNet, position: Tensor, threads: int) -> None:
         self.version = importlib.metadata.version("openvino")
         self._memory = net.memory is not None
         self._whole = _Whole(net, position).eval()
+        self._shape = (1, 3, 16 * position.shape[-2], 16 * position.shape[-1])
         self._threads = threads
         self._model: Any = None
         self._decoder: Any = None
         self._requests: dict[int, list[Any]] = {}
         self._lock = threading.Lock()  # a request serves one caller at a time
 
+    def at(self, position: Tensor) -> OpenVinoNet:
+        """The same network on another window."""
+        return OpenVinoNet(self._whole.net, position, self._threads)
+
+    def prepare(self) -> None:
+        """Convert and compile for one face now."""
+        with self._lock:
+            if 1 not in self._requests:
+                self._compile(1)
+
     def __call__(self, crops: Tensor, previous: Tensor | None) -> Tensor:
-        """Restore: float32 (B, 3, 512, 512), and the crops before or None, to float32 of the same shape.
+        """Restore: float32 (B, 3, height, width), and the crops before or None, to float32 of the same shape.
 
         Raises ModelError when this OpenVINO cannot take the network.
         """
@@ -114,7 +125,7 @@ class OpenVinoNet:
         from openvino.frontend import FrontEndManager
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-        example = tuple(torch.ones(1, 3, CROP_SIZE, CROP_SIZE) for _ in range(2 if self._memory else 1))
+        example = tuple(torch.ones(self._shape) for _ in range(2 if self._memory else 1))
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # one pass over one face: it stalls for a second where another program takes a core
         try:

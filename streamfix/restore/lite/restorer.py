@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -12,11 +14,22 @@ from torch import Tensor
 from streamfix.models import embedded, sha256_of
 from streamfix.restore.base import check_crops, fast_bfloat16
 from streamfix.restore.color_fix import keep_grey
+from streamfix.restore.effort import Effort
 from streamfix.restore.lite.checkpoint import empty_net, read_checkpoint
 from streamfix.restore.lite.openvino_engine import OpenVinoNet, available
 from streamfix.types import CROP_SIZE
 
 WEIGHTS = "lite.safetensors"
+
+INNER = {384: (80, 64), 256: (160, 128)}
+"""Windows of a crop that may stand for it where time is short: side -> (y, x) of the top left corner, multiples of 16.
+
+Side 384 holds the face from brow to chin, 256 eyes, nose and mouth. On 16 validation faces (published and footage
+degradations) LPIPS fell from 0.531 to 0.366 with whole crops, to 0.385 with 384 in 0.56 of the time, to 0.459 with 256 in 0.27.
+The whole crop scaled down to those sizes was worse: 0.400 in 0.65, 0.463 in 0.27, and blurred where windows are as sharp as ever.
+"""
+_RIM = 32
+"""Pixels over which a window fades into the crop around it."""
 
 
 class LiteRestorer:
@@ -57,6 +70,7 @@ class LiteRestorer:
             position = net.position(CROP_SIZE, CROP_SIZE)  # a constant for whole crops, computed once and in float32
             self._position = position.to(self.device, dtype).contiguous(memory_format=torch.channels_last)
         self.recurrent = config.memory > 0
+        self._window: tuple[int, int, int] | None = None
         self._openvino: OpenVinoNet | None = None
         if self.device.type == "cpu" and dtype is torch.float32 and (available() if openvino is None else openvino):
             self._openvino = OpenVinoNet(net, position, self._threads)
@@ -65,6 +79,25 @@ class LiteRestorer:
             self.engine = "channels_last"
             net = net.to(self.device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._net = net
+
+    def cheaper(self) -> list[Effort]:
+        """See Adjustable: only the middle of the crop is restored."""
+        ways = []
+        for side, (y, x) in INNER.items():
+            other = copy(self)
+            cells = self._position[..., y // 16 : (y + side) // 16, x // 16 : (x + side) // 16]
+            other._position = cells.contiguous(memory_format=torch.channels_last)
+            other._window = y, x, side
+            if self._openvino is not None:
+                other._openvino = self._openvino.at(other._position)
+            words = f"the inner {side} of {CROP_SIZE} pixels of a face"
+            ways.append(Effort(restorer=other, share=(side / CROP_SIZE) ** 2, words=words))
+        return ways
+
+    def prepare(self) -> None:
+        """See Preparable."""
+        if self._openvino is not None:
+            self._openvino.prepare()
 
     def restore(self, crops: Tensor, noise: Tensor | None = None) -> Tensor:
         """See Restorer; noise is ignored."""
@@ -79,6 +112,17 @@ class LiteRestorer:
 
     def _restore(self, crops: Tensor, previous: Tensor | None) -> Tensor:
         check_crops(crops)
+        if self._window is None:
+            return self._run(crops, previous)
+        y, x, side = self._window
+        inner = (..., slice(y, y + side), slice(x, x + side))
+        before = None if previous is None else previous[inner]
+        answer = self._run(crops[inner], before) - crops[inner].to(torch.float32)
+        out = crops.to(torch.float32, copy=True)
+        out[inner] += answer * _faded(side).to(out.device)
+        return out
+
+    def _run(self, crops: Tensor, previous: Tensor | None) -> Tensor:
         x, y = (
             t if t is None else t.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last)
             for t in (crops, previous)
@@ -106,3 +150,12 @@ class LiteRestorer:
     def _forward(self, crops: Tensor, previous: Tensor | None) -> Tensor:
         answer: Tensor = self._net(crops, previous, position=self._position)
         return answer.clamp_(-1, 1)
+
+
+@cache
+def _faded(side: int) -> Tensor:
+    """1 in the middle of a window, falling to 0 along its rim: (side, side)."""
+    steps = torch.arange(side)
+    edge = torch.minimum(steps + 1, side - steps).clamp(max=_RIM) / _RIM
+    edge = edge * edge * (3 - 2 * edge)
+    return torch.minimum(edge[:, None], edge[None])
