@@ -164,13 +164,14 @@ def test_two_processes_take_the_steps_of_one(folder: Path, alex: Path, tmp_path:
     )
     both = dataclasses.replace(alone, run=tmp_path / "two", threads=2)
     (tmp_path / "config.pickle").write_bytes(pickle.dumps(both))
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_cpu_threads_per_process", "1", "--main_process_port", "0"]
+    # accelerate's own launcher starts one process where there is no GPU
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run([*launch, str(script), str(tmp_path / "config.pickle")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     got = read_checkpoint(tmp_path / "two" / "lite.safetensors")[0]
-    worst = max(float((got[k].float() - expected[k].float()).abs().max()) for k in expected)
-    assert worst < 2e-3
+    # Adam's first steps are as long for a gradient that is nothing but rounding, so single weights may differ
+    astray = torch.cat([((got[k].float() - expected[k].float()).abs() > 1e-4).flatten() for k in expected])
+    assert float(astray.float().mean()) < 0.2  # of wrongly shared gradients: 0.43
     assert [row[0] for row in losses(tmp_path / "two")] == ["1", "2", "3"], "one of them logs"
 
 

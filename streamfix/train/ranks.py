@@ -1,4 +1,7 @@
-"""Several processes, usually one per GPU, on one run: `accelerate launch --num_processes N -m streamfix train ...`."""
+"""Several processes, usually one per GPU, on one run: `accelerate launch --num_processes N -m streamfix train ...`.
+
+On processors alone: `torchrun --standalone --nproc_per_node N -m streamfix train ...`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,13 @@ class Ranks:
                 from accelerate import PartialState
             except ImportError as error:
                 raise UsageError("several processes need accelerate: pip install 'streamfix[train]'") from error
-            state = PartialState()
+            # without a GPU accelerate has to be told, or every process takes itself for the only one
+            state = PartialState(cpu=not torch.cuda.is_available())
+            if state.num_processes != int(os.environ["WORLD_SIZE"]):
+                raise UsageError(
+                    f"{os.environ['WORLD_SIZE']} processes were launched, but accelerate sees {state.num_processes}; launch them "
+                    "with `accelerate launch` or `torchrun`"
+                )
             self.rank, self.count = int(state.process_index), int(state.num_processes)
             self.device = state.device
 
@@ -35,13 +44,15 @@ class Ranks:
         return self.rank == 0
 
     def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The mean of each float32 tensor over all processes."""
+        """The mean of each float32 tensor over all processes, laid out in memory as that tensor is."""
         if self.count == 1:
             return list(tensors)
         from accelerate.utils import reduce
 
         flat = reduce(torch.cat([t.flatten() for t in tensors]), reduction="mean")  # one message, not hundreds
-        return [part.view_as(t) for part, t in zip(flat.split([t.numel() for t in tensors]), tensors, strict=True)]
+        parts = flat.split([t.numel() for t in tensors])
+        # fused optimisers go through memory in order and would mix up the values of another layout without a word
+        return [torch.empty_like(t).copy_(part.view_as(t)) for part, t in zip(parts, tensors, strict=True)]
 
     def mean_values(self, values: dict[str, float]) -> dict[str, float]:
         """The mean of each value over all processes, which must have the same keys."""
