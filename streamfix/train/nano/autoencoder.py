@@ -22,6 +22,8 @@ from streamfix.train.loop import Report, RunConfig
 from streamfix.train.losses import Lpips
 from streamfix.train.nano import release
 
+SMALLEST = 64
+"""Side of the smallest window that LPIPS can look at wherever it is cut."""
 LIMIT = 3.0
 """TAESD's decoder squeezes latents into this range (a soft clamp), so they have to fit it."""
 
@@ -65,8 +67,10 @@ class AutoencoderLearner(SmallLearner):
     def __init__(self, config: AutoencoderConfig) -> None:
         import diffusers
 
-        if config.face % 32 or config.window % 32 or config.window > config.face:
-            raise UsageError("faces and windows have sides that are multiples of 32, the windows no larger")
+        if config.face % 32 or config.window % 32 or not SMALLEST <= config.window <= config.face:
+            raise UsageError(
+                f"faces and windows have sides that are multiples of 32, windows from {SMALLEST} to a whole face"
+            )
         torch.manual_seed(config.seed)
         kind: Any = diffusers.AutoencoderTiny
         self.vae = kind(**config.network).to(memory_format=torch.channels_last)

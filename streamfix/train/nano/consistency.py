@@ -169,5 +169,6 @@ class ConsistencyLearner(SmallLearner):
 def train_consistency(config: ConsistencyConfig, *, report: Report | None = None) -> Path:
     """Train stage 2, or go on with it; returns the folder of the whole release."""
     learner = ConsistencyLearner(config)
-    latents = Latents(config.data, learner.vae, face=config.face, tower=learner.tower, seed=config.seed)
+    kept = config.run / "latents.safetensors"
+    latents = Latents(config.data, learner.vae, face=config.face, tower=learner.tower, seed=config.seed, kept=kept)
     return train_small(learner, latents, report)

@@ -31,24 +31,24 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def write_text(path: Path, content: str) -> None:
     """A text."""
-    with _whole(path) as part:
+    with whole(path) as part:
         part.write_text(content, encoding="utf-8")
 
 
 def write_weights(path: Path, state: dict[str, Tensor]) -> None:
     """Tensors as safetensors."""
-    with _whole(path) as part:
+    with whole(path) as part:
         save_file({k: v.contiguous() for k, v in state.items()}, part)
 
 
 def write_pickle(path: Path, content: dict[str, Any]) -> None:
     """Tensors as torch.save writes them, for what is released so."""
-    with _whole(path) as part:
+    with whole(path) as part:
         torch.save(content, part)
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
+def whole(path: Path) -> Iterator[Path]:
     """A name beside the file's own to write to; it is moved into place when whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
