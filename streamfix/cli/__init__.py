@@ -22,6 +22,7 @@ from streamfix.cli.live import live
 from streamfix.cli.machine import doctor, models_app
 from streamfix.cli.media import enhance, inspect
 from streamfix.cli.prepare import prepare_faces
+from streamfix.cli.train_interlcm import train_interlcm
 from streamfix.cli.train_nano import nano_autoencoder, nano_consistency
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ app.command()(inspect)
 app.command()(live)
 app.command()(compare_params)
 app.command()(prepare_faces)
+train_app.command("interlcm")(train_interlcm)
 train_app.command("nano-autoencoder")(nano_autoencoder)
 train_app.command("nano-consistency")(nano_consistency)
 app.add_typer(models_app, name="models")
