@@ -4,7 +4,7 @@
 
 Serves CLIP in a loop through `streamfix live` in a process of its own; each viewer watches for a few seconds and leaves, properly or
 by vanishing; broken requests go in between. Prints a line every half minute and fails when the server's memory has grown by
-more than 50 MB over the second half, or descriptors or threads have grown at all once everybody has left.
+more than 50 MB over the second half, or descriptors, threads or tasks have grown at all once everybody has left.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ from aiortc.mediastreams import MediaStreamError
 LOCAL = RTCConfiguration(iceServers=[])
 SDP = {"Content-Type": "application/sdp"}
 MOST_GROWTH = 50.0
+
+
+async def tasks_of(url: str, http) -> int:
+    """Tasks in the server's event loop, as its metrics say."""
+    async with http.get(f"{url}/metrics") as answer:
+        return int(float(re.search(r"^streamfix_tasks (\S+)", await answer.text(), re.M)[1]))
 
 
 def state(pid: int) -> tuple[float, int, int]:
@@ -119,8 +125,8 @@ async def soak(args: argparse.Namespace) -> int:
         await asyncio.sleep(40)
         began = time.monotonic()
         until = began + 60 * args.minutes
-        quiet = state(server.pid)
-        print(f"at rest: {quiet[0]:.0f} MB, {quiet[1]} descriptors, {quiet[2]} threads", flush=True)
+        quiet, tasks = state(server.pid), await tasks_of(url, http)
+        print(f"at rest: {quiet[0]:.0f} MB, {quiet[1]} descriptors, {quiet[2]} threads, {tasks} tasks", flush=True)
         work = [asyncio.ensure_future(viewer(url, http, rng, counts, until)) for _ in range(args.viewers)]
         work.append(asyncio.ensure_future(vandal(url, http, rng, counts, args.broken, until)))
         shown = 0.0
@@ -132,12 +138,13 @@ async def soak(args: argparse.Namespace) -> int:
             if now - shown > 30:
                 shown = now
                 print(
-                    f"{now / 60:5.1f} min  {memory:6.0f} MB  {files} descriptors  {threads} threads  {counts}",
+                    f"{now / 60:5.1f} min  {memory:6.0f} MB  {files} descriptors  {threads} threads  "
+                    f"{await tasks_of(url, http)} tasks  {counts}",
                     flush=True,
                 )
         await asyncio.gather(*work)
         await asyncio.sleep(45)  # who vanished is missed by ICE after half a minute
-        rest = state(server.pid)
+        rest, tasks_left = state(server.pid), await tasks_of(url, http)
         async with http.get(f"{url}/healthz") as answer:
             sessions = (await answer.json())["sessions"]
     server.send_signal(signal.SIGTERM)
@@ -146,7 +153,8 @@ async def soak(args: argparse.Namespace) -> int:
     edge = max(len(half) // 4, 1)
     growth = sum(half[-edge:]) / edge - sum(half[:edge]) / edge
     print(
-        f"after everybody left: {rest[0]:.0f} MB, {rest[1]} descriptors, {rest[2]} threads, {sessions} sessions; exit {ended}"
+        f"after everybody left: {rest[0]:.0f} MB, {rest[1]} descriptors, {rest[2]} threads, {tasks_left} tasks, "
+        f"{sessions} sessions; exit {ended}"
     )
     print(f"{counts}; memory over the second half: {growth:+.1f} MB")
     wrong = [
@@ -155,6 +163,7 @@ async def soak(args: argparse.Namespace) -> int:
             ("memory", growth > MOST_GROWTH),
             ("descriptors", rest[1] > quiet[1] + 2),
             ("threads", rest[2] > quiet[2] + 4),  # the pool of the event loop grows to its size and stays
+            ("tasks", tasks_left > tasks),
             ("sessions", sessions > 0),
             ("status", counts["wrong status"] > 0),
             ("exit", ended != 0),

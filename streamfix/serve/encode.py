@@ -15,13 +15,15 @@ from av.video.frame import PictureType
 
 from streamfix.media.color import copy_picture
 from streamfix.serve.figures import Clock
+from streamfix.serve.levels import Receiver, fitted, level_for
 
 Codec = Literal["H264", "VP8"]
 CLOCK_RATE = 90_000
 TIME_BASE = Fraction(1, CLOCK_RATE)
 LOWEST_BITRATE = 150_000
 _BITS_A_PIXEL = 0.25
-_FRAME_RATE = 30
+FRAME_RATE = 30
+"""Of sources, unless they say otherwise."""
 _KEY_SECONDS = 2
 _LEAST_CHANGE = 0.1
 _HIGHEST = 20_000_000
@@ -47,22 +49,31 @@ _LIBRARY = {"H264": "libx264", "VP8": "libvpx"}
 
 def useful_bitrate(width: int, height: int) -> int:
     """Bits a second beyond which a picture of that size gains nothing to speak of."""
-    return int(_BITS_A_PIXEL * width * height * _FRAME_RATE)
+    return int(_BITS_A_PIXEL * width * height * FRAME_RATE)
 
 
 class VideoEncoder:
-    """Pictures in, packets out, one for one. bitrate: bits a second, may be set at any time."""
+    """Pictures in, packets out, one for one.
 
-    def __init__(self, codec: Codec, *, bitrate: int, clock: Clock) -> None:
+    bitrate: bits a second; frame_rate: of the source; both may be set at any time. receiver: larger pictures than it takes are
+    scaled down.
+    """
+
+    def __init__(self, codec: Codec, *, bitrate: int, clock: Clock, receiver: Receiver | None = None) -> None:
         self.codec, self.bitrate = codec, bitrate
-        self._clock = clock
+        self.frame_rate = FRAME_RATE
+        self._clock, self._receiver = clock, receiver or Receiver()
+        self._most = _HIGHEST
         self._context: VideoCodecContext | None = None
         self._begun = 0.0
         self._last_pts = -1
 
     def encode(self, picture: av.VideoFrame, *, pts: int, key: bool = False) -> list[av.Packet[Any]]:
         """Packets of one picture. pts: in ticks of 1/90000 s. key: make it one from which a viewer can begin."""
-        if picture.format.name != "yuv420p":
+        size = fitted(picture.width, picture.height, self._receiver, frame_rate=self.frame_rate)
+        if size != (picture.width, picture.height):
+            picture = picture.reformat(*size, format="yuv420p", interpolation="AREA")
+        elif picture.format.name != "yuv420p":
             picture = picture.reformat(format="yuv420p")
         elif picture.width % 2 or picture.height % 2:
             picture = copy_picture(picture)
@@ -75,11 +86,12 @@ class VideoEncoder:
 
     def _ready(self, width: int, height: int) -> VideoCodecContext:
         context = self._context
+        bitrate = min(self.bitrate, self._most)
         if context is not None and (context.width, context.height) == (width, height):
-            change = abs(self.bitrate - (context.bit_rate or 0)) / max(context.bit_rate or 1, 1)
+            change = abs(bitrate - (context.bit_rate or 0)) / max(context.bit_rate or 1, 1)
             if self.codec == "H264":
                 if change > _LEAST_CHANGE:
-                    context.bit_rate = self.bitrate  # x264 takes it in its stride
+                    context.bit_rate = bitrate  # x264 takes it in its stride
                 return context
             if change <= _VP8_LEAST_CHANGE or self._clock() - self._begun < _VP8_PATIENCE:
                 return context  # libvpx needs a new encoder, and that is a key frame
@@ -87,16 +99,16 @@ class VideoEncoder:
         self._begun = self._clock()
         if self.codec == "H264":
             context.open()
-            context.bit_rate = self.bitrate
+            context.bit_rate = min(self.bitrate, self._most)
         return context
 
     def _open(self, width: int, height: int) -> VideoCodecContext:
         context = av.CodecContext.create(_LIBRARY[self.codec], "w")
         assert isinstance(context, VideoCodecContext)
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
-        context.time_base, context.framerate = TIME_BASE, Fraction(_FRAME_RATE)
+        context.time_base, context.framerate = TIME_BASE, Fraction(FRAME_RATE)
         context.bit_rate = self.bitrate
-        context.gop_size = _KEY_SECONDS * _FRAME_RATE
+        context.gop_size = _KEY_SECONDS * FRAME_RATE
         context.thread_count = 1
         context.options = dict(_OPTIONS[self.codec])
         if self.codec == "H264":
@@ -104,8 +116,9 @@ class VideoEncoder:
             context.max_b_frames = 0
             # x264 changes its bitrate while it runs only where it was opened for a constant one, and never beyond that: it is
             # opened for the highest, and told the wanted one before the first picture
-            context.bit_rate = _HIGHEST
-            context.options |= {"maxrate": str(_HIGHEST), "bufsize": str(_BUFFER)}
+            level = level_for(width, height, frame_rate=self.frame_rate, bits=useful_bitrate(width, height))
+            context.bit_rate = self._most = min(_HIGHEST, level.bits)
+            context.options |= {"level": level.name, "maxrate": str(self._most), "bufsize": str(_BUFFER)}
         else:
             rate = str(self.bitrate)
             context.options |= {"minrate": rate, "maxrate": rate, "bufsize": str(self.bitrate // 2)}

@@ -19,6 +19,7 @@ from streamfix.serve.audio import AudioEncoder, Delay
 from streamfix.serve.encode import CLOCK_RATE
 from streamfix.serve.engine import Engine, Looked, Restored
 from streamfix.serve.figures import Figures
+from streamfix.serve.levels import Receiver
 from streamfix.serve.metrics import Metrics
 from streamfix.serve.notice import held_picture
 from streamfix.serve.scheduler import Scheduler
@@ -28,7 +29,7 @@ from streamfix.types import Facts, Frame
 _log = logging.getLogger(__name__)
 
 State = Literal["waiting", "live", "held", "failed", "closed"]
-Key = tuple[str, View, int]
+Key = tuple[str, View, int, Receiver]
 
 _HELD_EVERY = 0.5
 _SILENCE = 1.5
@@ -172,12 +173,13 @@ class Feed:
         }
 
     def _join(self, viewer: Viewer) -> None:
-        key: Key = (viewer.codec, viewer.view, level(viewer.rate))
+        key: Key = (viewer.codec, viewer.view, level(viewer.rate), viewer.receiver)
         rung = self._rungs.get(key)
         if rung is None:
             rung = Rung(
                 viewer.codec,
                 viewer.view,
+                viewer.receiver,
                 loop=self._loop,
                 figures=self.figures,
                 fail=self._fail,

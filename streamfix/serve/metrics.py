@@ -38,6 +38,7 @@ class Metrics:
             "streamfix_sent_bytes", "Bytes of encoded media handed to viewers.", ["kind"], registry=registry
         )
         self.reconnects = Counter("streamfix_input_reconnects", "Times the input was opened again.", registry=registry)
+        self.tasks = Gauge("streamfix_tasks", "Tasks in the event loop.", registry=registry)
         info = Gauge("streamfix_info", "Version.", ["version"], registry=registry)
         info.labels(__version__).set(1)
 

@@ -10,6 +10,7 @@ from aiortc import RTCIceCandidate
 from aiortc.sdp import SessionDescription, candidate_from_sdp
 
 from streamfix.serve.encode import Codec
+from streamfix.serve.levels import TAKEN, Receiver, h264_receiver, level_of, vp8_receiver
 
 _CODECS: tuple[Codec, ...] = ("H264", "VP8")
 
@@ -83,12 +84,53 @@ def parsed_fingerprint(media: object) -> bool:
 
 def video_codec(answer: str) -> Codec | None:
     """The codec that the answer puts first for video."""
-    section = next((s for s in re.split(r"(?m)^(?=m=)", answer) if s.startswith("m=video")), None)
-    if section is None:
+    section = _video(answer)
+    if not section:
         return None
-    first = section.split("\r\n", 1)[0].split()[3]
-    name = re.search(rf"(?m)^a=rtpmap:{re.escape(first)} ([A-Za-z0-9]+)/", section)
+    name = re.search(rf"(?m)^a=rtpmap:{re.escape(_first(section))} ([A-Za-z0-9]+)/", section)
     return next((c for c in _CODECS if name and name[1].upper() == c), None)
+
+
+def receiver_of(offer: str, answer: str) -> Receiver:
+    """What the client takes of the codec that the answer puts first for video, by its offer."""
+    section = _video(answer)
+    parameters = _parameters(_video(offer), _first(section)) if section else {}
+    return vp8_receiver(parameters) if video_codec(answer) == "VP8" else h264_receiver(parameters)
+
+
+def with_levels(answer: str, offer: str, *, receives: bool) -> str:
+    """The answer with the H.264 levels that hold, where aiortc writes 3.1 always.
+
+    receives: whether this server takes video. Then a level is what it takes (RFC 6184, 8.2.2), which is bounded by the offered
+    one unless the client allows them to differ. Else it is the offered one: more is not sent.
+    """
+    offered = _video(offer)
+
+    def level(match: re.Match[str]) -> str:
+        parameters = _parameters(offered, match[1])
+        idc = level_of(parameters.get("profile-level-id")).idc
+        if receives:
+            idc = TAKEN if parameters.get("level-asymmetry-allowed") == "1" else min(idc, TAKEN)
+        return f"{match[0][:-2]}{idc:02x}"
+
+    section = _video(answer)
+    changed = re.sub(r"(?mi)^a=fmtp:(\d+) [^\r\n]*?profile-level-id=[0-9a-f]{6}", level, section)
+    return answer.replace(section, changed) if section else answer
+
+
+def _video(sdp: str) -> str:
+    return next((s for s in re.split(r"(?m)^(?=m=)", sdp) if s.startswith("m=video")), "")
+
+
+def _first(section: str) -> str:
+    return section.splitlines()[0].split()[3]
+
+
+def _parameters(section: str, payload_type: str) -> dict[str, str]:
+    """Of a=fmtp, names in lower case."""
+    line = re.search(rf"(?m)^a=fmtp:{re.escape(payload_type)} ([^\r\n]*)", section)
+    pairs = (part.strip().partition("=") for part in line[1].split(";")) if line else ()
+    return {name.lower(): value.strip() for name, _, value in pairs}
 
 
 def with_bandwidth(answer: str, *, start: int, most: int) -> str:

@@ -174,6 +174,7 @@ class LiveServer:
         self.metrics.bitrate.set(sum(feed.bitrate for feed in feeds.values()))
         for kind in _PATHS.values():
             self.metrics.sessions.labels(kind).set(sum(s.kind == kind for s in self.sessions.values()))
+        self.metrics.tasks.set(len(asyncio.all_tasks()))
         return web.Response(body=self.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     # --- WHIP and WHEP ---

@@ -25,7 +25,7 @@ from streamfix.errors import UsageError
 from streamfix.serve.config import ServeConfig
 from streamfix.serve.feed import Feed, as_frame, settings_from
 from streamfix.serve.rate import START_BITRATE
-from streamfix.serve.sdp import Fragment, Offer, OfferError, video_codec, with_bandwidth
+from streamfix.serve.sdp import Fragment, Offer, OfferError, receiver_of, video_codec, with_bandwidth, with_levels
 from streamfix.serve.tracks import PacketTrack
 from streamfix.serve.viewers import View, Viewer
 
@@ -113,12 +113,13 @@ class Session:
         if codec is None:
             raise OfferError(422, "no video codec in common; offer H.264 or VP8")
         if self._viewer is not None:
-            self._viewer.codec = codec
+            self._viewer.codec, self._viewer.receiver = codec, (receiver := receiver_of(offer.sdp, sdp))
+            self._viewer.rate.ceiling = min(self._viewer.rate.ceiling, receiver.bits or self._viewer.rate.ceiling)
         self._remote = _credentials(offer.sdp)
         self._start(self._watchdog(), "watchdog")
         if sends:
             sdp = with_bandwidth(sdp, start=START_BITRATE, most=self._config.limits.ingest)
-        return sdp
+        return with_levels(sdp, offer.sdp, receives=sends)
 
     async def trickle(self, fragment: Fragment) -> None:
         """Take candidates of the running ICE session. Raises OfferError where they belong to another."""

@@ -10,8 +10,9 @@ from typing import Any, Literal, TypeAlias
 import av
 
 from streamfix.media.color import copy_picture, side_by_side
-from streamfix.serve.encode import Codec, VideoEncoder, useful_bitrate
+from streamfix.serve.encode import FRAME_RATE, Codec, VideoEncoder, useful_bitrate
 from streamfix.serve.figures import Figures
+from streamfix.serve.levels import Receiver
 from streamfix.serve.rate import RateControl
 
 View = Literal["result", "compare"]
@@ -22,6 +23,8 @@ _QUEUE = 8
 """Packets that may wait for a viewer's connection; beyond that it has to begin anew at a key frame."""
 _LEVELS = (0.4, 0.12)
 """Shares of the ceiling that part viewers into good, middling and poor connections: one poor one slows no good one."""
+_QUICK = 1 / 40
+"""Seconds a frame below which a source counts as one of 60 frames a second."""
 _KEY_EVERY = 0.5
 """Least seconds between two key frames that were asked for."""
 
@@ -29,11 +32,13 @@ _KEY_EVERY = 0.5
 class Viewer:
     """One receiver. Lives in the event loop's thread.
 
-    video, audio: queues of packets; None ends them. rate: what its reports say it can take.
+    video, audio: queues of packets; None ends them. rate: what its reports say it can take. receiver: what its offer says,
+    set before it watches.
     """
 
     def __init__(self, *, codec: Codec, view: View, ceiling: int) -> None:
         self.codec, self.view = codec, view
+        self.receiver = Receiver()
         self.rate = RateControl(ceiling=ceiling)
         self.video: asyncio.Queue[Packet | None] = asyncio.Queue(_QUEUE)
         self.audio: asyncio.Queue[Packet | None] = asyncio.Queue(4 * _QUEUE)
@@ -62,6 +67,7 @@ class Rung:
         self,
         codec: Codec,
         view: View,
+        receiver: Receiver,
         *,
         loop: asyncio.AbstractEventLoop,
         figures: Figures,
@@ -71,7 +77,7 @@ class Rung:
         self.viewers: set[Viewer] = set()
         self.view = view
         self._loop, self._figures, self._fail, self._sent = loop, figures, fail, sent
-        self._encoder = VideoEncoder(codec, bitrate=1_000_000, clock=figures.clock)
+        self._encoder = VideoEncoder(codec, bitrate=1_000_000, clock=figures.clock, receiver=receiver)
         self._state = threading.Condition()
         self._mailbox: tuple[av.VideoFrame, av.VideoFrame | None, int] | None = None
         self._key, self._key_at = True, float("-inf")
@@ -92,6 +98,8 @@ class Rung:
 
     def follow_reports(self) -> None:
         """Take the bitrate that the poorest of its viewers can take, as far as the picture needs it."""
+        interval = self._figures.interval
+        self._encoder.frame_rate = FRAME_RATE if interval is None or interval > _QUICK else 2 * FRAME_RATE
         targets = [viewer.rate.target for viewer in self.viewers]
         if targets:
             need = useful_bitrate(self.pixels, 1) if self.pixels else max(targets)
