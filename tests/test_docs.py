@@ -37,6 +37,10 @@ def shown(text: str) -> Iterator[tuple[str, bool]]:
                 words = part.split()
                 while words and "=" in words[0]:  # VARIABLE=value streamfix ...
                     words.pop(0)
+                if "-m" in words and words[words.index("-m") + 1 :][:1] == [
+                    "streamfix"
+                ]:  # accelerate launch -m streamfix ...
+                    words = words[words.index("-m") + 1 :]
                 if words and re.fullmatch(r"(\S*/)?streamfix", words[0]):
                     yield " ".join(words[1:]), True
         else:
