@@ -16,9 +16,9 @@ from streamfix.faces import Detected
 from streamfix.faces.align import template
 from streamfix.media.color import to_rgb
 from streamfix.media.images import read_picture
-from streamfix.pipeline import Pipeline, Report, Restored
+from streamfix.pipeline import Pipeline, Report
 from streamfix.restore.base import Restorer
-from streamfix.types import CROP_SIZE, Crop, Face, Frame, Image, Placement
+from streamfix.types import CROP_SIZE, Crop, Face, Frame, Image, Placement, RestoredFrame
 
 Mask = npt.NDArray[np.bool_]
 
@@ -96,11 +96,7 @@ class AlignedPipeline(Pipeline):
             yield frame, [Crop(frame_index=frame.index, placement=p, image=image) for p in placements]
 
     def lay_back(
-        self,
-        restored: Iterable[tuple[Frame, list[tuple[Crop, Restored]]]],
-        *,
-        compare: bool = False,
-        report: Report | None = None,
+        self, restored: Iterable[RestoredFrame], *, compare: bool = False, report: Report | None = None
     ) -> Iterator[Frame]:
         """The restored faces as frames; with compare, input and output side by side."""
         for frame, ((crop, face),) in restored:

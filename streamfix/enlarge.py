@@ -14,9 +14,9 @@ import numpy as np
 from streamfix._cv2 import cv2
 from streamfix.errors import DependencyError, ModelError, UsageError
 from streamfix.media.color import copy_picture, cut_out, is_full_range
-from streamfix.pipeline import Pipeline, Report, Restored
+from streamfix.pipeline import Pipeline, Report
 from streamfix.restraint import restrain
-from streamfix.types import Crop, Frame, Image
+from streamfix.types import Frame, Image, RestoredFrame
 
 BACKGROUNDS = ("lanczos", "realesrgan")
 _TILE, _RIM = 384, 32
@@ -145,16 +145,12 @@ class EnlargingPipeline(Pipeline):
         self.factor, self.background, self.in_colour = factor, background or Lanczos(), in_colour
 
     def lay_back(
-        self,
-        restored: Iterable[tuple[Frame, list[tuple[Crop, Restored]]]],
-        *,
-        compare: bool = False,
-        report: Report | None = None,
+        self, restored: Iterable[RestoredFrame], *, compare: bool = False, report: Report | None = None
     ) -> Iterator[Frame]:
         """As Pipeline.lay_back, in enlarged frames."""
         return super().lay_back(map(self._enlarged, restored), compare=compare, report=report)
 
-    def _enlarged(self, item: tuple[Frame, list[tuple[Crop, Restored]]]) -> tuple[Frame, list[tuple[Crop, Restored]]]:
+    def _enlarged(self, item: RestoredFrame) -> RestoredFrame:
         frame, pairs = item
         picture = copy_picture(frame.picture)
         if self.in_colour and picture.format.name.startswith(("gray", "ya")):

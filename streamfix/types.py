@@ -108,5 +108,9 @@ class Crop:
     image: npt.NDArray[np.float32]
 
 
+RestoredFrame = tuple[Frame, list[tuple[Crop, npt.NDArray[np.float32]]]]
+"""A frame, and each of its crops with what the restorer made of it: float32 (512, 512, 3), RGB in [0, 1]."""
+
+
 Facts = dict[str, Any]
 """Plain JSON-able facts, as reports carry them."""

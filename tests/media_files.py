@@ -199,3 +199,26 @@ def packets(path: Path, kind: str) -> dict[int, list[tuple[str, Fraction]]]:
 def hashes(path: Path, kind: str) -> list[list[str]]:
     """Hashes of the packets of each stream of that kind, in the order of the streams."""
     return [[h for h, _ in found] for _, found in sorted(packets(path, kind).items())]
+
+
+def add_cover(path: Path, picture: av.VideoFrame) -> bytes:
+    """Give a clip a cover; returns the JPEG that it was given. picture: full-range YUV 4:2:0."""
+    encoder = av.CodecContext.create("mjpeg", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = picture.width, picture.height, picture.format.name
+    encoder.time_base = Fraction(1, 25)
+    cover = bytes(encoder.encode(picture)[0])
+    bare = path.rename(path.with_name(f"bare-{path.name}"))
+    with av.open(str(bare)) as one, av.open(str(path), "w") as two:
+        targets = {s.index: two.add_stream_from_template(s) for s in one.streams}
+        two.metadata.update({k: v for k, v in one.metadata.items() if k == "title"})
+        attached = two.add_mux_stream("mjpeg", width=picture.width, height=picture.height)
+        attached.disposition = av.stream.Disposition.attached_pic
+        for packet in one.demux():
+            if packet.size:
+                packet.stream = targets[packet.stream_index]
+                two.mux(packet)
+        packet = av.Packet(cover)
+        packet.stream, packet.time_base, packet.pts, packet.dts = attached, Fraction(1, 25), 0, 0
+        two.mux(packet)
+    bare.unlink()
+    return cover

@@ -10,7 +10,7 @@ from typing import Any
 
 import av
 import numpy as np
-from media_files import make_video, portrait
+from media_files import add_cover, make_video, portrait
 
 PQ, HLG = (9, 1, 16, 9), (9, 1, 18, 9)  # matrix, range, transfer, primaries of ITU-T H.273
 MASTERING = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50):max-cll=1000,400"
@@ -112,24 +112,8 @@ def holes(path: Path, size: tuple[int, int]) -> Path:
 
 def with_cover(path: Path, size: tuple[int, int]) -> Path:
     """A film with its poster."""
-    whole = path.with_name(f"{path.stem}-whole{path.suffix}")
-    make_video(whole, size=size, frames=6, scene=portrait, audio=["aac"], metadata={"title": "A title"})
-    encoder = av.CodecContext.create("mjpeg", "w")
-    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 32, 32, "yuvj420p", Fraction(1, 25)
-    cover = bytes(encoder.encode(portrait(0, size=(32, 32), pix_fmt="yuvj420p"))[0])
-    with av.open(str(whole)) as one, av.open(str(path), "w") as two:
-        targets = {s.index: two.add_stream_from_template(s) for s in one.streams}
-        two.metadata.update({"title": "A title"})
-        picture = two.add_mux_stream("mjpeg", width=32, height=32)
-        picture.disposition = av.stream.Disposition.attached_pic
-        for packet in one.demux():
-            if packet.size:
-                packet.stream = targets[packet.stream_index]
-                two.mux(packet)
-        packet = av.Packet(cover)
-        packet.stream, packet.time_base, packet.pts, packet.dts = picture, Fraction(1, 25), 0, 0
-        two.mux(packet)
-    whole.unlink()
+    make_video(path, size=size, frames=6, scene=portrait, audio=["aac"], metadata={"title": "A title"})
+    add_cover(path, portrait(0, size=(32, 32), pix_fmt="yuvj420p"))
     return path
 
 

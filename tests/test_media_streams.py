@@ -6,7 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from media_files import hashes, make_video, packets, pattern, times
+from media_files import add_cover, hashes, make_video, packets, pattern, times
 from test_media_time import copy
 
 from streamfix.errors import OutputError, UsageError
@@ -148,23 +148,8 @@ def test_dropping(tmp_path: Path, everything: Path) -> None:
 @pytest.fixture
 def with_cover(tmp_path: Path) -> tuple[Path, bytes]:
     """An MP4 with a cover picture, and the bytes of that picture."""
-    encoder = av.CodecContext.create("mjpeg", "w")
-    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 32, 32, "yuvj420p", Fraction(1, 25)
-    cover = bytes(encoder.encode(pattern(0, size=(32, 32), pix_fmt="yuvj420p"))[0])
-    made, path = make_video(tmp_path / "made.mp4", frames=20, audio=["aac"]), tmp_path / "cover.mp4"
-    with av.open(str(made)) as one, av.open(str(path), "w") as two:
-        targets = {s.index: two.add_stream_from_template(s) for s in one.streams}
-        picture = two.add_mux_stream("mjpeg", width=32, height=32)
-        picture.disposition = av.stream.Disposition.attached_pic
-        for packet in one.demux():
-            if packet.size:
-                packet.stream = targets[packet.stream_index]
-                two.mux(packet)
-        packet = av.Packet(cover)
-        packet.stream, packet.time_base, packet.pts, packet.dts = picture, Fraction(1, 25), 0, 0
-        two.mux(packet)
-    made.unlink()
-    return path, cover
+    path = make_video(tmp_path / "cover.mp4", frames=20, audio=["aac"])
+    return path, add_cover(path, pattern(0, size=(32, 32), pix_fmt="yuvj420p"))
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
