@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +61,23 @@ def compare_parameters(
     face: float32 (512, 512, 3) in [0, 1]. model: as load_restorer takes it. size: side of each picture in pixels. The
     networks are loaded once, and the noise of every setting begins with the same seed. Raises ModelError, UsageError.
     """
+    restorers = settings_of(model, steps, guidance, device=device)
+    crop = torch.from_numpy(face).permute(2, 0, 1)[None] * 2 - 1
+    results = {}
+    for setting, restorer in restorers.items():
+        results[setting] = _picture(restorer.restore(crop))
+        if progress is not None:
+            progress()
+    return sheet_of(face, results, size=size)
+
+
+def settings_of(
+    model: str, steps: Sequence[int], guidance: Sequence[float], *, device: str = "auto"
+) -> dict[tuple[int, float], InterLCMRestorer]:
+    """A restorer for every pair of steps and guidance scale, in that order, all over one set of networks.
+
+    Raises UsageError for a model without such settings or values out of range, before anything is loaded; ModelError.
+    """
     from streamfix.restore.base import load_restorer
 
     named = split_spec(model)
@@ -72,15 +89,15 @@ def compare_parameters(
         options.of(name)  # out of range is told before the networks are loaded
     first = load_restorer(model, device=device)
     assert isinstance(first, InterLCMRestorer)
-    crop = torch.from_numpy(face).permute(2, 0, 1)[None] * 2 - 1
+    return {setting: first.with_options(options) for setting, options in settings.items()}
+
+
+def sheet_of(face: Picture, results: Mapping[tuple[int, float], Picture], *, size: int = 320) -> Image:
+    """The input and its results by (steps, guidance scale), a row for each number of steps, labelled: uint8 RGB."""
     rows = []
-    for s in steps:
+    for s in dict.fromkeys(steps for steps, _ in results):
         row = [_labelled(face, "input", size)]
-        for g in guidance:
-            restored = first.with_options(settings[s, g]).restore(crop)
-            row.append(_labelled(_picture(restored), f"steps {s}  guidance {g:g}", size))
-            if progress is not None:
-                progress()
+        row += [_labelled(p, f"steps {n}  guidance {g:g}", size) for (n, g), p in results.items() if n == s]
         rows.append(np.concatenate(row, axis=1))
     return np.concatenate(rows, axis=0)
 

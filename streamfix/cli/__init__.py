@@ -16,6 +16,7 @@ import typer
 from streamfix import __version__
 from streamfix.cli.common import out, show_warnings
 from streamfix.cli.evaluate import evaluate_app
+from streamfix.cli.evaluate_paper import evaluate_ablation, evaluate_paper, evaluate_steps
 from streamfix.cli.interlcm import compare_params
 from streamfix.cli.learn import train_app
 from streamfix.cli.live import live
@@ -23,7 +24,7 @@ from streamfix.cli.machine import doctor, models_app
 from streamfix.cli.media import enhance, inspect
 from streamfix.cli.prepare import prepare_faces
 from streamfix.cli.train_interlcm import train_interlcm
-from streamfix.cli.train_nano import nano_autoencoder, nano_consistency
+from streamfix.cli.train_nano import nano_autoencoder, nano_consistency, tiny_decoder
 
 app = typer.Typer(
     name="streamfix",
@@ -40,9 +41,13 @@ app.command()(prepare_faces)
 train_app.command("interlcm")(train_interlcm)
 train_app.command("nano-autoencoder")(nano_autoencoder)
 train_app.command("nano-consistency")(nano_consistency)
+train_app.command("decoder")(tiny_decoder)
 app.add_typer(models_app, name="models")
 app.command()(doctor)
 app.add_typer(train_app, name="train")
+evaluate_app.command("paper")(evaluate_paper)
+evaluate_app.command("ablation")(evaluate_ablation)
+evaluate_app.command("steps")(evaluate_steps)
 app.add_typer(evaluate_app, name="evaluate")
 
 

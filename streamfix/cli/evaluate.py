@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,31 +84,42 @@ def evaluate_video(
     degraded: Annotated[Path, typer.Argument(help="What was restored.")],
     restored: Annotated[Path, typer.Argument(help="The result.")],
     detector: Annotated[str, typer.Option(help="As for enhance.")] = "auto",
+    landmarks: Annotated[
+        Path | None,
+        typer.Option(
+            help="insightface landmark model (2d106det.onnx) for AKD and TLME; default: the detector's 5 points."
+        ),
+    ] = None,
     strip: Strip = None,
     metrics: Any = None,
 ) -> None:
     """Compare a restored video with its clean original, face by face."""
     from streamfix.evaluate.faces import save_strip
+    from streamfix.evaluate.landmarks import load_landmarks
     from streamfix.evaluate.video import evaluate_video as run
     from streamfix.faces.detect import load_detector
 
+    found = load_detector(detector)
+    points = load_landmarks(found, landmarks)
     with bar() as shown:
         task = shown.add_task("frames", total=None)
         scores = run(
             clean,
             degraded,
             restored,
-            detector=load_detector(detector),
+            detector=found,
             metrics=metrics,
+            landmarks=points,
             progress=lambda done: shown.update(task, completed=done),
         )
     table = Table(
         "metric", "input", "restored", "restored / input", title=f"{scores.faces} faces in {scores.frames} frames"
     )
     for name, before in scores.degraded.items():
-        after = scores.restored[name]
+        after = scores.restored.get(name, math.nan)  # a restored face without landmarks has no AKD
         table.add_row(name, f"{before:.4f}", f"{after:.4f}", f"{after / before:.3f}" if before else "-")
     out.print(table)
+    out.print(f"AKD and TLME by {points.name}, in pixels of the 512x512 crop.", highlight=False)
     left_out(scores.missing)
     if strip is not None:
         save_strip(scores.strip, strip)

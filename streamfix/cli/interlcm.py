@@ -130,7 +130,7 @@ def compare_params(
     from streamfix.parameters import compare_parameters, face_of, save_sheet
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    wanted = _numbers(steps, int), _numbers(guidance, float)
+    wanted = numbers(steps, int), numbers(guidance, float)
     face = face_of(image, aligned=aligned, detector=detector)
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("settings", total=len(wanted[0]) * len(wanted[1]))
@@ -147,7 +147,8 @@ def compare_params(
     out.print(f"{output}: steps {steps} x guidance {guidance}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _numbers(text: str, kind: type[Any]) -> list[Any]:
+def numbers(text: str, kind: type[Any]) -> list[Any]:
+    """A list such as 2,3,4."""
     try:
         return [kind(part) for part in text.split(",")]
     except ValueError as error:

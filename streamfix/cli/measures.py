@@ -79,7 +79,9 @@ Strip = Annotated[Path | None, typer.Option(help="Write a picture strip: input, 
 
 def show(table: Sheet) -> None:
     """Print a table."""
-    shown = Table(*map(plain, table.columns), title=plain(table.title))
+    shown = Table(title=plain(table.title))
+    for name in table.columns:
+        shown.add_column(plain(name), overflow="fold")  # a figure that is cut short would be another figure
     for row in table.rows:
         shown.add_row(*map(plain, row))
     out.print(shown)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +27,17 @@ class Table:
         lines = [self.columns, ("---",) * len(self.columns), *self.rows]
         cells = ("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines)
         return f"**{self.title}**\n\n" + "\n".join(cells) + "\n"
+
+    def turned(self) -> Table:
+        """With rows and columns exchanged: for a terminal that is narrower than a line of figures."""
+        head, *lines = zip(self.columns, *self.rows, strict=True)
+        return Table(self.title, head, lines)
+
+    def csv(self) -> str:
+        """Comma-separated, the columns' names first."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self.columns, *self.rows])
+        return text.getvalue()
 
 
 def metrics_table(scores: FaceScores, degradation: str) -> Table:

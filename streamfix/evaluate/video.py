@@ -17,7 +17,9 @@ import numpy.typing as npt
 from streamfix._cv2 import cv2
 from streamfix.compose import face_mask
 from streamfix.errors import InputError
+from streamfix.evaluate.landmarks import Landmarks
 from streamfix.evaluate.metrics import Metrics, Picture
+from streamfix.evaluate.temporal import FaceTrace, summary
 from streamfix.faces import CutDetector, Detected, follow
 from streamfix.faces.detect import Detector, detect_upright
 from streamfix.media.color import cut_out, to_rgb
@@ -41,8 +43,9 @@ class VideoScores:
     """Means over all faces of all frames; each of `degraded` and `restored` maps a metric to its value.
 
     flicker: mean |(R_t - R_t-1) - (G_t - G_t-1)| inside the face mask, in 1/255. warping: mean |R_t - warp(R_t-1)| along the optical
-    flow of the truth where it is consistent, in 1/255. spread: 1 - mean cosine of a track's embeddings to their mean.
-    sharpness: gradient energy relative to the truth's.
+    flow of the truth where it is consistent, in 1/255; E_warp: the same squared, in 1/1000, as Lai et al. 2018 (arXiv
+    1808.00449) have it. spread: 1 - mean cosine of a track's embeddings to their mean. sharpness: gradient energy relative to the
+    truth's. AKD, sigma-AKD, TLME, sigma-IDS, VIDD: see temporal.py.
     """
 
     frames: int = 0
@@ -87,15 +90,18 @@ def evaluate_video(
     every: int = 8,
     keep: int = 6,
     progress: Callable[[int], None] | None = None,
+    landmarks: Landmarks | None = None,
 ) -> VideoScores:
     """Compare frame by frame. every: the costly image metrics run on each n-th frame, the measures in time on all.
+
+    landmarks: for AKD and TLME, which are left out without them: three searches a face and frame.
 
     Raises InputError when the videos do not match frame by frame or the clean one shows no face.
     """
     scores = VideoScores(missing=list(metrics.missing))
     others: dict[int, tuple[Frame, Frame]] = {}
     sums: tuple[dict[str, list[float]], dict[str, list[float]]] = (defaultdict(list), defaultdict(list))
-    embeddings: dict[tuple[int, int], list[npt.NDArray[np.float32]]] = defaultdict(list)
+    traces: dict[tuple[int, int], FaceTrace] = defaultdict(FaceTrace)
     before: dict[int, _Track] = {}
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     for frame, placements in follow(_detected(_in_step((clean, degraded, restored)), detector, others)):
@@ -109,8 +115,7 @@ def evaluate_video(
                 if frame.index % every == 0:
                     for name, value in metrics.compare(image, truth).items():
                         sums[which][name].append(value)
-                if metrics.identity is not None:
-                    embeddings[which, placement.track_id].append(metrics.identity(image))
+            _trace(traces, placement.track_id, frame.index, (truth, low, high), metrics, landmarks)
             if (
                 frame.index % every == 0
                 and frame.index // every % max(1, 64 // every) == 0
@@ -127,10 +132,30 @@ def evaluate_video(
         raise InputError(f"no face was found in {clean}; nothing can be measured")
     for which, target in enumerate((scores.degraded, scores.restored)):
         target.update({name: float(np.mean(values)) for name, values in sums[which].items()})
-        spreads = [_spread(np.stack(v)) for (w, _), v in embeddings.items() if w == which and len(v) > 1]
+        own = [trace for (w, _), trace in traces.items() if w == which]
+        spreads = [_spread(np.stack([e for e, _ in t.embeddings.values()])) for t in own if len(t.embeddings) > 1]
         if spreads:
             target["spread"] = float(np.mean(spreads))
+        target.update(summary(own))
     return scores
+
+
+def _trace(
+    traces: dict[tuple[int, int], FaceTrace],
+    track: int,
+    frame: int,
+    pictures: tuple[Picture, Picture, Picture],
+    metrics: Metrics,
+    landmarks: Landmarks | None,
+) -> None:
+    if metrics.identity is not None:
+        truth, *others = (metrics.identity(p) for p in pictures)
+        for which, embedding in enumerate(others):
+            traces[which, track].embeddings[frame] = embedding, truth
+    points = [landmarks(p) for p in pictures] if landmarks is not None else [None]
+    for which, found in enumerate(points[1:]):
+        if found is not None and points[0] is not None:
+            traces[which, track].points[frame] = found, points[0]
 
 
 def gradient_energy(image: Picture) -> float:
@@ -167,3 +192,5 @@ def _in_time(
             warped = cv2.remap(last[which + 1], map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
             error = np.abs(now[which + 1] - warped) * consistent
             sums[which]["warping"].append(255 * float(error.sum() / (3 * consistent.sum())))
+            squared = (now[which + 1] - warped) ** 2 * consistent
+            sums[which]["E_warp"].append(1000 * float(squared.sum() / (3 * consistent.sum())))

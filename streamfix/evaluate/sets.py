@@ -1,0 +1,86 @@
+"""The pictures of a test set: pairs of folders, clean faces that are degraded by a seed, or faces without a truth."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from streamfix.errors import InputError, UsageError
+from streamfix.evaluate.faces import RECIPES
+from streamfix.evaluate.metrics import Picture
+from streamfix.evaluate.published import PaperSet
+from streamfix.train.data import face_files, read_face, template_crop
+from streamfix.train.degradations import published
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One face of a set. load: gives what is restored and the truth, None where there is none; float32 (512, 512, 3) in [0, 1]."""
+
+    name: str
+    load: Callable[[], tuple[Picture, Picture | None]]
+
+
+def samples_of(
+    paper_set: PaperSet,
+    folder: Path,
+    *,
+    limit: int | None = None,
+    degradation: str = "paper",
+    seed: int = 0,
+    cut: Callable[[Path], Picture] | None = None,
+) -> list[Sample]:
+    """The first `limit` faces of a set, sorted by a hash of their names, so that sources mix.
+
+    A paired set is a folder with `lq` and `gt`, pictures of the same name in both; or one of clean aligned faces, each
+    degraded by a generator seeded with (seed, its name). Other sets are folders of aligned faces; with `cut` of whole
+    pictures, from which it takes the face. Raises InputError, UsageError.
+    """
+    if degradation not in RECIPES:
+        raise UsageError(f"there is no degradation called {degradation!r}; choose one of: {', '.join(RECIPES)}")
+    if paper_set.paired:
+        if cut is not None:
+            raise UsageError(f"{paper_set.name} has aligned faces with a truth; leave --photos to the other sets")
+        if (folder / "lq").is_dir() and (folder / "gt").is_dir():
+            pairs = _pairs(folder / "lq", folder / "gt")
+            return [Sample(low.stem, partial(_pair, low, high)) for low, high in _mixed(pairs, limit)]
+        files = [(f,) for f in face_files(folder)]
+        return [Sample(f.stem, partial(_degraded, f, degradation, seed)) for (f,) in _mixed(files, limit)]
+    files = [(f,) for f in face_files(folder)]
+    return [Sample(f.stem, partial(_alone, f, cut)) for (f,) in _mixed(files, limit)]
+
+
+def aligned_face(file: Path) -> Picture:
+    """See read_face and template_crop."""
+    return template_crop(read_face(file))
+
+
+def _mixed(files: Sequence[tuple[Path, ...]], limit: int | None) -> list[tuple[Path, ...]]:
+    return sorted(files, key=lambda f: zlib.crc32(f[0].name.encode()))[:limit]
+
+
+def _pairs(low: Path, high: Path) -> list[tuple[Path, ...]]:
+    first, second = ({f.stem: f for f in face_files(folder)} for folder in (low, high))
+    alone = sorted(first.keys() ^ second.keys())
+    if alone:
+        raise InputError(f"{alone[0]} and {len(alone) - 1} more are not in both of {low} and {high}; name pairs alike")
+    return [(first[stem], second[stem]) for stem in sorted(first)]
+
+
+def _pair(low: Path, high: Path) -> tuple[Picture, Picture]:
+    return aligned_face(low), aligned_face(high)
+
+
+def _degraded(file: Path, degradation: str, seed: int) -> tuple[Picture, Picture]:
+    truth = aligned_face(file)
+    rng = np.random.default_rng([seed, zlib.crc32(file.name.encode())])
+    return published([truth], RECIPES[degradation], rng)[0], truth
+
+
+def _alone(file: Path, cut: Callable[[Path], Picture] | None) -> tuple[Picture, None]:
+    return (aligned_face(file) if cut is None else cut(file)), None
