@@ -88,6 +88,20 @@ def test_ffmpeg_publishes_and_a_plain_client_watches(tmp_path):
     assert np.corrcoef(last.ravel(), truth.ravel())[0, 1] > 0.8  # that very clip, a little later
 
 
+@pytest.mark.parametrize(("setup", "answered"), [("active", "passive"), ("passive", "active")])
+def test_a_client_may_take_either_role_in_dtls(setup, answered):
+    async def work():
+        server = live_server()
+        async with serving(server) as (url, http):
+            sender, sdp = await whip_offer()
+            await connect(sender, http, f"{url}/whip", sdp.replace("a=setup:actpass", f"a=setup:{setup}"))
+            assert f"a=setup:{answered}" in sender.remoteDescription.sdp
+            await until(lambda: sender.connectionState == "connected")
+            await sender.close()
+
+    run(work())
+
+
 def test_faces_of_a_published_stream_are_restored_for_every_viewer():
     class Clip(Picture):
         frames = None
