@@ -87,12 +87,19 @@ def test_batch(restorer: InterLCMRestorer, faces: torch.Tensor, together: torch.
     """B faces in one call equal B single calls."""
     for i in (0, 2):
         assert torch.equal(restorer.restore(faces[i : i + 1])[0], together[i]), f"face {i}"
-    computed_together = restorer.with_options(Options(batch=3)).restore(faces)
-    # other kernels, whose rounding random weights enlarge: still a quarter of an 8-bit level
-    assert float((computed_together - together).abs().max()) <= 2e-3
     assert together.shape == faces.shape
     assert together.dtype == torch.float32
     assert float(together.abs().max()) <= 1
+
+
+def test_batch_computed_together(faces: torch.Tensor) -> None:
+    """In one call of the networks too; float64, because in float32 other kernels round differently."""
+    modules = {k: v.double() if isinstance(v, torch.nn.Module) else v for k, v in smallest_modules().items()}
+    model = InterLCM(**modules, face_size=128)
+    each, together = (
+        InterLCMRestorer("interlcm-1step", Options(batch=batch), model=model).restore(faces[:2]) for batch in (1, 2)
+    )
+    assert float((each - together).abs().max()) <= 1e-5
 
 
 def test_segments(clip: Callable[..., Path], faces: torch.Tensor, tmp_path: Path, restorer: InterLCMRestorer) -> None:
