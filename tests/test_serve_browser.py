@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 
 import av
@@ -34,17 +35,30 @@ pytestmark = [
 ]
 
 SAMPLE = Path("samples/webcam.mp4")
-FACE = (slice(100, 250), slice(265, 375))
-"""Rows and columns of the sample's face, and far from it."""
-ELSEWHERE = (slice(0, 340), slice(0, 130))
+FACE = (265, 100, 110, 150)
+"""Left, top, width and height of the sample's face, and of what is far from it."""
+ELSEWHERE = (0, 0, 130, 340)
 
-HALVES = """() => {
-  const video = document.getElementById('video'), w = video.videoWidth, h = video.videoHeight;
-  const canvas = new OffscreenCanvas(w, h), context = canvas.getContext('2d');
-  context.drawImage(video, 0, 0);
-  const data = context.getImageData(0, 0, w, h).data, grey = [];
-  for (let i = 0; i < data.length; i += 4) grey.push((data[i] * 77 + data[i + 1] * 151 + data[i + 2] * 28) >> 8);
-  return [w, h, grey];
+CHANGE = """(regions) => {
+  const video = document.getElementById('video'), half = video.videoWidth / 2;
+  const context = new OffscreenCanvas(video.videoWidth, video.videoHeight).getContext('2d');
+  context.drawImage(video, 0, 0);  // both halves out of one decoded frame
+  const grey = (x, y, w, h) => {
+    const data = context.getImageData(x, y, w, h).data, out = new Float32Array(data.length / 4);
+    for (let i = 0; i < out.length; i += 1) out[i] = (data[4 * i] * 77 + data[4 * i + 1] * 151 + data[4 * i + 2] * 28) / 256;
+    return out;
+  };
+  return regions.map(([x, y, w, h]) => {
+    const before = grey(x, y, w, h), after = grey(x + half, y, w, h);
+    return before.reduce((sum, value, i) => sum + Math.abs(after[i] - value), 0) / before.length;
+  });
+}"""
+"""Mean change between input and result, in regions. Worked out in the page: half a million numbers take the driver a second."""
+
+THUMBNAIL = """() => {
+  const context = new OffscreenCanvas(32, 18).getContext('2d');
+  context.drawImage(video, 0, 0, 32, 18);
+  return [...context.getImageData(0, 0, 32, 18).data];
 }"""
 
 
@@ -65,14 +79,18 @@ def camera(tmp_path_factory) -> Path:
 
 
 class Served:
-    """`streamfix live` in a process of its own."""
+    """`streamfix live` in a process of its own, on its way."""
 
     def __init__(self, *options: str) -> None:
         command = [sys.executable, "-m", "streamfix", "live", "--port", "0", *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        self.url = self.process.stdout.readline().split()[-1]
+        self.asked = False
+        self.log: str | None = None
 
-    asked = False
+    @cached_property
+    def url(self) -> str:
+        """Waits until it serves."""
+        return self.process.stdout.readline().split()[-1]
 
     def ask(self) -> None:
         """Press Ctrl-C, once."""
@@ -82,14 +100,33 @@ class Served:
 
     def stop(self) -> str:
         """End it as Ctrl-C does; gives its log."""
-        self.ask()
-        _, log = self.process.communicate(timeout=30)
-        assert self.process.returncode == 0, log
-        return log
+        if self.log is None:
+            self.ask()
+            _, self.log = self.process.communicate(timeout=30)
+            assert self.process.returncode == 0, self.log
+        return self.log
+
+
+TOKEN = "correct-horse-battery"
 
 
 @pytest.fixture(scope="module")
-def browser(camera):
+def servers():
+    """All that are needed, begun at once: each takes seconds to load."""
+    served = {
+        "lite": Served("--model", "lite"),
+        "guarded": Served("--model", "passthrough", "--token", TOKEN, "--cameras", "0"),
+        "input": Served("--model", "passthrough", "--input", str(SAMPLE)),
+    }
+    yield served
+    for server in served.values():
+        server.ask()
+    for server in served.values():
+        assert "Traceback" not in server.stop()
+
+
+@pytest.fixture(scope="module")
+def browser(camera, servers):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM,
@@ -115,18 +152,10 @@ def page(browser):
     assert not errors
 
 
-def halves(page) -> tuple[np.ndarray, np.ndarray]:
-    """Input and result out of one decoded frame, grey."""
-    width, height, grey = page.evaluate(HALVES)
-    image = np.array(grey, dtype=np.int16).reshape(height, width)
-    return image[:, : width // 2], image[:, width // 2 :]
-
-
 def difference(page) -> tuple[float, float]:
     """Mean change of the face, and of what is far from it."""
-    before, after = halves(page)
-    change = np.abs(before - after)
-    return float(change[FACE].mean()), float(change[ELSEWHERE].mean())
+    face, elsewhere = page.evaluate(CHANGE, [FACE, ELSEWHERE])
+    return face, elsewhere
 
 
 NEARER = """async () => {
@@ -161,8 +190,8 @@ def shot(page, name: str) -> None:
         page.screenshot(path=Path(folder) / f"{name}.png", full_page=name.startswith("phone"))
 
 
-def test_a_person_opens_the_page_and_sees_the_restored_face(page, tmp_path):
-    server = Served("--model", "lite")
+def test_a_person_opens_the_page_and_sees_the_restored_face(page, servers, tmp_path):
+    server = servers["lite"]
     page.goto(server.url)
     page.get_by_role("button", name="Start camera").wait_for()
     shot(page, "start")
@@ -176,11 +205,13 @@ def test_a_person_opens_the_page_and_sees_the_restored_face(page, tmp_path):
 
     face, elsewhere = wait_for(restored)
     assert elsewhere < 3.0, "what is no face is the input, up to the encoder"
-    page.wait_for_timeout(2500)
+    wait_for(lambda: re.fullmatch(r"≈ \d+ ms", page.inner_text("#f-delay")))
+    wait_for(lambda: float(page.inner_text("#f-fps")) > 0)
+    wait_for(lambda: page.inner_text("#f-faces") == "1")
+    assert "searched every" in page.inner_text("#f-plan")  # what the governor chose
+    if os.environ.get("STREAMFIX_SCREENSHOTS"):
+        page.wait_for_timeout(2500)
     shot(page, "desktop")
-    assert float(page.inner_text("#f-fps")) > 0
-    assert re.fullmatch(r"≈ \d+ ms", page.inner_text("#f-delay"))
-    assert page.inner_text("#f-faces") == "1"
 
     # the slider, by keyboard: all input, then all result
     split = page.get_by_role("slider", name=re.compile("Before and after"))
@@ -202,7 +233,7 @@ def test_a_person_opens_the_page_and_sees_the_restored_face(page, tmp_path):
     download.value.save_as(tmp_path / "snapshot.png")
     assert Image.open(tmp_path / "snapshot.png").size == (640, 360)
     page.get_by_role("button", name="Record").click()
-    page.wait_for_timeout(2500)
+    page.wait_for_timeout(1500)
     with page.expect_download() as download:
         page.locator("#record").click()
     recording = tmp_path / download.value.suggested_filename
@@ -220,17 +251,15 @@ def test_a_person_opens_the_page_and_sees_the_restored_face(page, tmp_path):
     page.locator("#split").fill("45")
     page.set_viewport_size({"width": 390, "height": 844})
     page.emulate_media(color_scheme="dark")
-    page.wait_for_timeout(800)
+    page.wait_for_timeout(400)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     shot(page, "phone")
     server.ask()  # what it says stands until the page tries again
     page.get_by_role("heading", name="The server says good-bye").wait_for(timeout=20_000)
-    log = server.stop()
-    assert "Traceback" not in log
 
 
-def test_states_that_go_wrong_are_told_in_words(page):
-    server = Served("--model", "passthrough", "--token", "correct-horse-battery", "--cameras", "0")
+def test_states_that_go_wrong_are_told_in_words(page, servers):
+    server = servers["guarded"]
     page.goto(server.url.split("#")[0])
     page.get_by_role("heading", name="This server needs a token").wait_for()
     shot(page, "token")
@@ -260,22 +289,20 @@ def test_states_that_go_wrong_are_told_in_words(page):
     page.get_by_role("heading", name="The server does not answer").wait_for(timeout=20_000)
 
 
-def test_a_viewer_watches_the_servers_own_input(page):
-    server = Served("--model", "passthrough", "--input", str(SAMPLE))
-    page.goto(server.url)
+def test_a_viewer_watches_the_servers_own_input(page, servers):
+    page.goto(servers["input"].url)
     page.get_by_role("button", name="Watch").click()
     page.locator("#cover").wait_for(state="hidden", timeout=60_000)
     wait_for(lambda: page.evaluate("video.videoWidth") == 1280)
     assert page.inner_text("#pill-text") == "Watching"
     assert page.locator("#strength").is_disabled()  # the stream is everybody's
-    before, _ = halves(page)
-    wait_for(lambda: np.abs(halves(page)[0] - before).mean() > 0.5)  # it moves
-    server.stop()
+    before = np.array(page.evaluate(THUMBNAIL))
+    wait_for(lambda: np.abs(np.array(page.evaluate(THUMBNAIL)) - before).mean() > 0.3)  # it moves
 
 
-def test_everything_has_a_name_and_can_be_reached_by_keyboard(page):
-    server = Served("--model", "passthrough")
-    page.goto(server.url)
+def test_everything_has_a_name_and_can_be_reached_by_keyboard(page, servers):
+    page.goto(servers["input"].url)
+    page.locator("#source").select_option("camera")
     page.get_by_role("button", name="Start camera").click()
     page.locator("#cover").wait_for(state="hidden", timeout=60_000)
     page.locator("#split").wait_for(timeout=30_000)
@@ -291,4 +318,3 @@ def test_everything_has_a_name_and_can_be_reached_by_keyboard(page):
         reached.add(page.evaluate("document.activeElement.id"))
     assert {"split", "stop", "compare", "mirror", "snapshot", "record", "full", "strength", "model", "faces"} <= reached
     assert {"source", "camera", "size", "sound", "listen"} <= reached
-    server.stop()

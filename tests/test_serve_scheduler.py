@@ -257,6 +257,28 @@ def test_less_effort_is_what_the_model_then_does():
     work.stop()
 
 
+def test_an_effort_that_takes_time_to_ready_holds_nobody_up():
+    class Slow(Gain):
+        may = threading.Event()
+
+        def prepare(self):
+            assert self.may.wait(10)
+
+    class Whole(Gain):
+        def cheaper(self):
+            return [Effort(restorer=Slow(2.0), share=0.5, words="less")]
+
+    models = Models({"lite": Whole()})
+    assert models.ready("lite", 0)
+    assert not models.ready("lite", 1)
+    assert not models.ready("lite", 1)  # and is readied once
+    Slow.may.set()
+    end = time.monotonic() + 5
+    while not models.ready("lite", 1):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_how_sharp_a_face_is_is_told_from_its_last_frames():
     """A model that hardly changes a face for once (a key frame of the camera) is not suddenly left out."""
     image = np.random.default_rng(0).random((512, 512, 3), dtype=np.float32) * 0.1 + 0.4

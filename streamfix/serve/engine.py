@@ -179,6 +179,8 @@ class Engine:
     def _restore(self, crops: Sequence[Crop]) -> list[npt.NDArray[np.float32]]:
         model, began = self._settings.model, self._figures.clock()
         effort = min(self.governor.plan.effort, len(self._models.efforts(model)) - 1)
+        if not self._models.ready(model, effort):
+            effort = 0
         pictures = self._models.restore(model, crops, self._memory, effort=effort)
         now = self._figures.clock()
         self._figures.spent("restore", now - began)

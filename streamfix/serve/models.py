@@ -41,6 +41,8 @@ class Models:
         self._efforts = {name: efforts(restorer) for name, restorer in restorers.items()}
         self._batch_size = batch_size
         self._lock = threading.Lock()
+        self._preparing: dict[tuple[str, int], threading.Thread] = {}
+        self._preparing_lock = threading.Lock()
 
     @property
     def names(self) -> list[str]:
@@ -55,15 +57,18 @@ class Models:
         """The ways to run a model, the best first; `restore` takes their numbers."""
         return self._efforts[model]
 
-    def prepare(self) -> None:
-        """Ready every effort of every model, which takes seconds: a stream that needs less effort must not wait for it."""
-        for ways in self._efforts.values():
-            for way in ways:
-                if isinstance(way.restorer, Preparable):
-                    try:
-                        way.restorer.prepare()
-                    except StreamfixError as error:  # told to whoever needs it, by the call itself
-                        _log.warning("%s", error)
+    def ready(self, model: str, effort: int) -> bool:
+        """Whether an effort can be asked for without a stall; where not, it is readied beside the work and can be soon."""
+        restorer = self._efforts[model][effort].restorer
+        if effort == 0 or not isinstance(restorer, Preparable):
+            return True
+        with self._preparing_lock:
+            thread = self._preparing.get((model, effort))
+            if thread is None:
+                thread = threading.Thread(target=_prepare, args=(restorer,), name="live-prepare", daemon=True)
+                self._preparing[model, effort] = thread
+                thread.start()
+        return not thread.is_alive()
 
     def restore(
         self, model: str, crops: Sequence[Crop], memory: Memory, *, effort: int = 0
@@ -88,6 +93,13 @@ class Models:
                 for track, crop, picture in zip(tracks, crops, pictures, strict=True)
             ]
         return [_mixed(c.image, p, w) for c, p, w in zip(crops, pictures, weights, strict=True)]
+
+
+def _prepare(restorer: Preparable) -> None:
+    try:
+        restorer.prepare()
+    except StreamfixError as error:  # whoever needs it is told by the call itself
+        _log.warning("%s", error)
 
 
 def _mixed(

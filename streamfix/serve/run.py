@@ -7,7 +7,6 @@ import contextlib
 import logging
 import signal
 import ssl
-import threading
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -54,7 +53,6 @@ def load_server(
     """
     restorer = load_restorer(model, device=device, threads=threads)
     models = Models({restorer.name: restorer, "passthrough": load_restorer("passthrough")})
-    threading.Thread(target=models.prepare, name="live-prepare", daemon=True).start()
 
     def load() -> Detector:
         # one core searches, or two streams would trip over each other's threads
