@@ -76,6 +76,9 @@ def train_lite(
     ] = None,
     seed: Annotated[int, typer.Option(help="One seed, one result.")] = 0,
     start: Annotated[Path | None, typer.Option(help="Begin from these weights (.safetensors).")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Learn the answers of this restorer: interlcm, with options if wanted.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
     workers: Annotated[int, typer.Option(help="Processes that prepare data.", min=0)] = 1,
 ) -> None:
@@ -83,10 +86,12 @@ def train_lite(
     from streamfix.train.config import STAGES, TrainConfig
     from streamfix.train.lite import train
 
+    stages = STAGES if teacher is None else STAGES[-1:]  # a teacher restores whole crops
+
     config = TrainConfig(
         data=data,
         run=run,
-        stages=tuple(replace(stage, batch=batch or stage.batch) for stage in STAGES),
+        stages=tuple(replace(stage, batch=batch or stage.batch) for stage in stages),
         steps=steps,
         minutes=minutes,
         lpips_alex=lpips_alex,
@@ -106,6 +111,7 @@ def train_lite(
         rate=rate,
         seed=seed,
         start=start,
+        teacher=teacher,
         device=device,
         workers=workers,
     )

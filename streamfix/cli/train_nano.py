@@ -1,4 +1,4 @@
-"""`streamfix train nano-autoencoder` and `nano-consistency`: the nano family from nothing."""
+"""`streamfix train nano-autoencoder`, `nano-consistency` and `decoder`: small networks from nothing, and from a large one."""
 
 from __future__ import annotations
 
@@ -100,3 +100,50 @@ def nano_consistency(
     with training_bar() as show:
         folder = train_consistency(config, report=show)
     out.print(f"release: {folder}", highlight=False, markup=False, soft_wrap=True)
+
+
+@told
+def tiny_decoder(
+    data: Data,
+    lpips: Annotated[Path, typer.Option(help="LPIPS weights (.pth).")],
+    teacher: Annotated[
+        Path | None,
+        typer.Option("--teacher-vae", help="Release folder with the VAE to imitate; default: the installed one."),
+    ] = None,
+    run: Annotated[Path, typer.Option(help="Folder of the run; an existing run goes on.")] = Path("runs/decoder"),
+    steps: Steps = None,
+    minutes: Minutes = None,
+    batch: Batch = 4,
+    face: Annotated[
+        int, typer.Option(help="Side of a face in pixels, as the release takes them.", min=64, max=512)
+    ] = 512,
+    width: Annotated[int, typer.Option(help="Channels of the tiny VAE; TAESD has 64.", min=4)] = 64,
+    rate: Rate = 5e-4,
+    seed: Seed = 0,
+    device: Device = "auto",
+    workers: Workers = 0,
+    threads: Threads = None,
+) -> None:
+    """Distil a tiny VAE for faces, which --vae tiny uses after `models pull taesd --from RUN/release`."""
+    from streamfix.train.tiny_vae import TinyVaeConfig, tiny_vae_config, train_tiny_vae
+
+    config = TinyVaeConfig(
+        data=data,
+        teacher=teacher,
+        run=run,
+        lpips=lpips,
+        steps=steps,
+        minutes=minutes,
+        batch=batch,
+        face=face,
+        window=min(128, face),
+        network=tiny_vae_config(width),
+        rate=rate,
+        seed=seed,
+        device=device,
+        workers=workers,
+        threads=threads,
+    )
+    with training_bar() as show:
+        folder = train_tiny_vae(config, report=show)
+    out.print(f"tiny VAE: {folder}", highlight=False, markup=False, soft_wrap=True)

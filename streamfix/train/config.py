@@ -48,7 +48,9 @@ class TrainConfig:
     run; gan_rate is the discriminator's learning rate. rate falls along a cosine to last_rate after `warmup` steps.
     recurrent: share of steps on clips of 2 to `frames` frames, where the last is learnt from and the network's own
     answer to the one before is its second input; flicker: weight of what changes between the two and should not.
-    memory_only: leave everything else in the network as it is.
+    memory_only: leave everything else in the network as it is. teacher: a restorer whose answers take the place of the
+    truth (as load_restorer knows it), which needs whole crops in every stage; None for the truth. Flicker stays measured
+    against the truth.
     """
 
     data: Path
@@ -84,6 +86,7 @@ class TrainConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     motion: Motion = field(default_factory=Motion)
     start: Path | None = None
+    teacher: str | None = None
     device: str = "auto"
     workers: int = 1
     threads: int | None = None
@@ -111,5 +114,7 @@ class TrainConfig:
             raise UsageError("training on clips needs a network with memory and clips of at least 2 frames")
         if self.memory_only and (self.recurrent < 1 or self.start is None):
             raise UsageError("to train the memory alone give the weights to --start from, and --recurrent 1")
+        if self.teacher is not None and any(s.size != CROP_SIZE for s in self.stages):
+            raise UsageError(f"a teacher restores whole crops: every stage must have windows of {CROP_SIZE} pixels")
         if not self.stages or self.stages[-1].until < 1 or any(s.size % 32 or s.size > CROP_SIZE for s in self.stages):
             raise UsageError("stages must reach 1.0, with window sizes that are multiples of 32 up to 512")

@@ -36,6 +36,7 @@ from streamfix.train.log import Log
 from streamfix.train.loop import Report, learn
 from streamfix.train.losses import Lpips, grid_amplitude
 from streamfix.train.ranks import Ranks
+from streamfix.train.teacher import Teacher
 from streamfix.types import CROP_SIZE
 
 _RAMP = 0.02
@@ -96,6 +97,7 @@ class Trainer:
         self.identity: IdentityLoss | None = None
         if c.id and c.identity is not None:
             self.identity = IdentityLoss(c.identity, norm=c.identity_norm).to(self.device)
+        self.teacher = Teacher(c.teacher, device=self.device) if c.teacher is not None else None
         self.adversary = Adversary(rate=c.gan_rate, device=self.device, dtype=self.dtype) if c.gan else None
         c.run.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.is_file():
@@ -170,7 +172,7 @@ class Trainer:
         if self.pool is not None:
             torch.set_num_threads(1)  # the setting belongs to each thread
         *before, degraded = (_channels_last(frames) for frames in part["degraded"].unbind(1))
-        truth = part["clean"][:, -1]
+        truth = part.get("taught", part["clean"][:, -1])
         previous: Tensor | None = None
         with torch.no_grad():
             for frame in before:
@@ -178,7 +180,7 @@ class Trainer:
         output = self.worker(degraded, previous, part["origin"])
         terms = self.loss(output, truth, seed)
         if previous is not None:
-            change = (output - previous) - (truth - part["clean"][:, -2])
+            change = (output - previous) - (part["clean"][:, -1] - part["clean"][:, -2])
             same = 1 - part["cut"]  # another face before has nothing to be steady with
             terms["flicker"] = (change.abs().mean((1, 2, 3)) * same).sum() / same.sum().clamp_min(1)
         side = output.shape[-1]
@@ -200,6 +202,8 @@ class Trainer:
         """One update; the unweighted terms and their weighted sum as `total`."""
         c = self.config
         masters = _trained(self.net)
+        if self.teacher is not None:
+            batch = {**batch, "taught": self.teacher.answer(batch["degraded"][:, -1])}
         with torch.no_grad():
             torch._foreach_copy_(list(self.worker.parameters()), list(self.net.parameters()))
         count = batch["clean"].shape[0]

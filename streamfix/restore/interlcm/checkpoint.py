@@ -93,31 +93,46 @@ def load_base(
     models folder. name: the model that needs them.
     """
     with _quiet():
-        from diffusers import AutoencoderKL, AutoencoderTiny, LCMScheduler, UNet2DConditionModel
+        from diffusers import LCMScheduler, UNet2DConditionModel
 
-    model, taesd = find(name, folder), find("taesd", folder)
+    model = find(name, folder)
     files = {_role(f): f for f in model.files}
     needed = Options(vae="tiny" if vae == "tiny" else "full", prompt=None if clip else "", spatial=False)
     require(model, [f for role, f in files.items() if role not in _ENCODERS and _is_needed(role, needed)])
     unet_config = read_json(files["unet/config.json"])
     face_size = int(unet_config.pop(FACE_SIZE, CROP_SIZE))
     unet = build(UNet2DConditionModel, unet_config, state_of(files["unet/diffusion_pytorch_model.safetensors"]))
-    if vae == "tiny":
-        require(taesd, list(taesd.files))
-        vae_files = {f"vae/{f.path.name}": f for f in taesd.files}
-    else:
-        vae_files = files
-    vae_config = read_json(vae_files["vae/config.json"])
-    kind = AutoencoderTiny if vae == "tiny" or vae_config.get("_class_name") == "AutoencoderTiny" else AutoencoderKL
-    autoencoder = build(kind, vae_config, renamed(state_of(vae_files["vae/diffusion_pytorch_model.safetensors"])))
+    autoencoder = load_vae(vae, device=device, dtype=dtype, folder=folder, name=name)
     tokens = _clip(files) if clip else None
-    for network in (unet, autoencoder, tokens):
+    for network in (unet, tokens):
         if network is not None:
             _place(network, device, dtype)
     scheduler = LCMScheduler.from_config(  # type: ignore[no-untyped-call]
         read_json(files["scheduler/scheduler_config.json"])
     )
     return Base(unet=unet, vae=autoencoder, scheduler=scheduler, clip=tokens, face_size=face_size)
+
+
+def load_vae(
+    vae: str = "full",
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    folder: Path | None = None,
+    name: str = "interlcm",
+) -> Any:
+    """The VAE alone: arguments and errors as for `load_base`; AutoencoderTiny where its configuration says so."""
+    with _quiet():
+        from diffusers import AutoencoderKL, AutoencoderTiny
+
+    model = find("taesd" if vae == "tiny" else name, folder)
+    files = {f.path.name: f for f in model.files if vae == "tiny" or _role(f).startswith("vae/")}
+    require(model, list(files.values()))
+    config = read_json(files["config.json"])
+    kind = AutoencoderTiny if vae == "tiny" or config.get("_class_name") == "AutoencoderTiny" else AutoencoderKL
+    network = build(kind, config, renamed(state_of(files["diffusion_pytorch_model.safetensors"])))
+    _place(network, device, dtype)
+    return network
 
 
 def _place(network: Any, device: torch.device, dtype: torch.dtype) -> None:

@@ -60,7 +60,7 @@ class ConsistencyLearner(SmallLearner):
         import diffusers
 
         self.folder = config.run / release.FOLDER
-        self.vae, self.vae_files = read_vae(config.autoencoder)
+        self.vae = read_vae(config.autoencoder, torch.device("cpu"))
         networks.write_text_encoder(self.folder)
         torch.manual_seed(config.seed)
         self.unet_config = {**config.network, "sample_size": config.face // self.vae_factor}
@@ -142,7 +142,8 @@ class ConsistencyLearner(SmallLearner):
         folder, config = self.folder, self.config
         unet = networks.unet(self.unet_config)
         unet.load_state_dict(self.averaged("unet"))
-        release.write_vae(folder, *self.vae_files)
+        arguments = {k: v for k, v in self.vae.config.items() if not k.startswith("_")}
+        release.write_vae(folder / release.LCM / "vae", arguments, self.vae.state_dict())
         networks.write_unet(folder, self.unet_config, config.face, unet.state_dict())
         networks.write_tower(folder, self.averaged("tower"))
         with torch.random.fork_rng(devices=[]):

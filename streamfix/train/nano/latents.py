@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +10,22 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from streamfix.errors import ModelError
-from streamfix.restore.interlcm.checkpoint import build
+from streamfix.restore.interlcm.checkpoint import load_vae
 from streamfix.restore.interlcm.networks import ClipTokens, encode
 from streamfix.train.data import SmallFaces
 from streamfix.train.nano.release import LCM, WEIGHTS, whole
 
 
-def read_vae(release: Path) -> tuple[Any, tuple[dict[str, Any], dict[str, Tensor]]]:
-    """The autoencoder of a release folder, frozen, and its (configuration, tensors); ModelError where there is none."""
-    import diffusers
-
-    folder = release / LCM / "vae"
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        state = load_file(folder / WEIGHTS)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{release} holds no autoencoder; train one with `streamfix train nano-autoencoder`"
-        ) from error
-    vae = build(diffusers.AutoencoderTiny, config, state)
-    config.pop("_class_name", None)
-    return vae.eval().requires_grad_(False), (config, state)
+def read_vae(release: Path, device: torch.device) -> Any:
+    """The autoencoder of stage 1, frozen; ModelError where there is none."""
+    if not (release / LCM / "vae" / WEIGHTS).is_file():
+        raise ModelError(f"{release} holds no autoencoder; train one with `streamfix train nano-autoencoder`")
+    return load_vae(folder=release, device=device, dtype=torch.float32)
 
 
 class Latents(Dataset[dict[str, Tensor]]):

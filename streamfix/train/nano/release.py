@@ -21,6 +21,7 @@ from torch import Tensor
 
 FOLDER = "release"
 LCM, CLIP, ENCODERS = "SimianLuo/LCM_Dreamshaper_v7", "openai/clip-vit-base-patch16", "InterLCM"
+TAESD = "madebyollin/taesd"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -56,8 +57,7 @@ def whole(path: Path) -> Iterator[Path]:
     os.replace(part, path)
 
 
-def write_vae(release: Path, config: dict[str, Any], state: dict[str, Tensor]) -> None:
+def write_vae(folder: Path, config: dict[str, Any], state: dict[str, Tensor]) -> None:
     """An AutoencoderTiny: its arguments and tensors."""
-    folder = release / LCM / "vae"
     write_json(folder / "config.json", {"_class_name": "AutoencoderTiny", **config})
     write_weights(folder / WEIGHTS, state)
