@@ -318,7 +318,8 @@ def _finish(
         notes.append(_NOTE)
     if metrics.landmarks is not None and any("LMD" in m.values for r in reports for m in r.methods):
         notes.append(f"LMD by {metrics.landmarks.name}, in pixels of the 512x512 crop.")
-    missing = [*metrics.missing, *absent]
+    with_truth = any(r.paper_set.paired for r in reports)
+    missing = [*(metrics.pair.missing if with_truth else ()), *metrics.missing, *absent]
     for report in reports:
         table = report.table()
         show(table.turned() if len(table.columns) > len(table.rows) else table)

@@ -30,7 +30,7 @@ _BATCH = 8
 class PaperMetrics:
     """Everything that a table may hold; None, and a sentence in `missing`, for what is not at hand.
 
-    pair: PSNR, SSIM, LPIPS, identity. reference: moments of clean faces for FID (FFHQ's, in the paper).
+    pair: PSNR, SSIM, LPIPS, identity, which name what lacks themselves. reference: moments of clean faces for FID (FFHQ's, in the paper).
     """
 
     pair: Metrics
@@ -72,7 +72,7 @@ def load_paper_metrics(
     """
     if fid_stats is not None and fid_reference is not None:
         raise UsageError("--fid-stats and --fid-reference are two ways to name one reference; give one of them")
-    made = PaperMetrics(pair=pair, landmarks=landmarks, missing=list(pair.missing))
+    made = PaperMetrics(pair=pair, landmarks=landmarks)
     if inception is None:
         made.missing.append("FID (give its network: --inception pt_inception-2015-12-05-6726825d.pth)")
     else:

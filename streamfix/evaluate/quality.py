@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,11 @@ class Musiq:
             raise DependencyError(
                 f"pyiqa cannot be loaded ({type(error).__name__}: {error}); pip install pyiqa, with a torchvision that fits"
             ) from error
-        try:
-            self._metric: Any = pyiqa.create_metric(
-                "musiq", device=device or torch.device("cpu"), pretrained=False, pretrained_model_path=str(path)
-            )
-        except Exception as error:
-            raise ModelError(
-                f"pyiqa cannot load MUSIQ from {path} ({type(error).__name__}); bring {WEIGHTS}"
-            ) from error
+        self._metric: Any = pyiqa.create_metric("musiq", device=device or torch.device("cpu"), pretrained=False)
+        try:  # not by pyiqa, which would run what a pickle says
+            self._metric.net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        except (OSError, RuntimeError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+            raise ModelError(f"{path} does not hold the weights of MUSIQ; bring {WEIGHTS} of pyiqa") from error
 
     @torch.inference_mode()
     def __call__(self, picture: Picture) -> float:
