@@ -68,7 +68,7 @@ def prepare_faces(
 
         def show(done: int, total: int, record: Record) -> None:
             good = sum(not face.reason for face in record.faces)
-            what = f"{Path(record.source).name}: {record.frames} frames, {good} of {len(record.faces)} faces good"
+            what = f"{Path(record.source).name[-24:]}: {good} of {len(record.faces)} faces good"
             bar.update(task, completed=done, total=total, description=plain(what))
 
         summary = prepare(inputs, output, options, progress=show)
