@@ -65,7 +65,7 @@ class Models:
         with self._preparing_lock:
             thread = self._preparing.get((model, effort))
             if thread is None:
-                thread = threading.Thread(target=_prepare, args=(restorer,), name="live-prepare", daemon=True)
+                thread = threading.Thread(target=_prepare, args=(restorer,), name="live-prepare")
                 self._preparing[model, effort] = thread
                 thread.start()
         return not thread.is_alive()
