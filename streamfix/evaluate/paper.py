@@ -148,7 +148,7 @@ def score_method(
             means["FID"] = frechet_distance(own, metrics.reference)
         if features[1]:
             means["FID-GT"] = frechet_distance(own, Moments.of(np.concatenate(features[1])))
-    unfound = sum("LMD" not in row for row in rows) if "LMD" in columns else 0
+    unfound = sum("PSNR" in row and "LMD" not in row for row in rows) if metrics.landmarks is not None else 0
     return MethodScores(means=means, faces=len(rows), unfound=unfound, pictures=kept)
 
 

@@ -58,8 +58,8 @@ class SetReport:
     def beside(cls, rows: Sequence[Row], paper_set: PaperSet, faces: int, methods: Sequence[Method]) -> SetReport:
         """The paper's rows of that set first."""
         published = []
-        for row in rows:
-            values = {_PAPER_LPIPS if k == "LPIPS" else k: v for k, v in row.values.get(paper_set.key, {}).items()}
+        for row in (r for r in rows if paper_set.key in r.values):
+            values = {_PAPER_LPIPS if k == "LPIPS" else k: v for k, v in row.values[paper_set.key].items()}
             values |= {"s/face": row.seconds} if row.seconds is not None else {}
             published.append(Method(row.method, values, published=True))
         return cls(paper_set, faces, [*published, *methods])
@@ -130,7 +130,7 @@ def draw(reports: Sequence[SetReport], *, dpi: int = 100) -> bytes:
 
     widest = max(len(r.columns()) for r in reports)
     strips = [face_strip([m.pictures for m in r.methods], r.truths) for r in reports]
-    heights = [h for r, s in zip(reports, strips, strict=True) for h in (_height(r), *([3.6] if s is not None else []))]
+    heights = [h for r, s in zip(reports, strips, strict=True) for h in (_height(r), *([0.5 + s.shape[0] / 160] if s is not None else []))]
     figure = Figure(figsize=(max(11, 2.5 * widest + 2.2), sum(heights) + 0.8), layout="constrained")
     parts = iter(np.ravel(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)))
     for report, strip in zip(reports, strips, strict=True):
