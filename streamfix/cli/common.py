@@ -1,4 +1,4 @@
-"""What every command shares: consoles, errors in one sentence, times, progress."""
+"""What commands share: consoles, errors in one sentence, options of the restorer, times, progress."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -29,6 +29,19 @@ if TYPE_CHECKING:
     from streamfix.pipeline import Report
 
 C = TypeVar("C", bound=Callable[..., Any])
+
+Model = Annotated[
+    str,
+    typer.Option(
+        help="Restorer: auto, lite, interlcm, interlcm-1step, interlcm-colorize, interlcm-inpaint, or a weight file."
+    ),
+]
+Detector = Annotated[
+    str, typer.Option(help="auto, retinaface, insightface, insightface:PACK or insightface:DIRECTORY.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Strength = Annotated[float, typer.Option(help="0 is the input, 1 the restored face.", min=0, max=1)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
 
 out = Console(emoji=False)  # ":m:" in a file name is no emoji
 err = Console(stderr=True, emoji=False)

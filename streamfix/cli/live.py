@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from streamfix.cli import people
-from streamfix.cli.common import out, told
+from streamfix.cli.common import Detector, Device, Model, Overwrite, Strength, out, told
 from streamfix.errors import UsageError
 
 
@@ -27,15 +27,15 @@ def live(
             metavar="SOURCE",
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="As for enhance.")] = "auto",
-    detector: Annotated[str, typer.Option(help="As for enhance.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    model: Model = "auto",
+    detector: Detector = "auto",
+    device: Device = "auto",
     faces: people.Faces = "all",
     min_size: people.MinSize = 0.0,
     ignore_background: people.IgnoreBackground = False,
     embedding: people.Embedding = None,
     embedding_norm: people.EmbeddingNorm = "arcface",
-    strength: Annotated[float, typer.Option(help="0 (input) to 1 (restored).", min=0, max=1)] = 1.0,
+    strength: Strength = 1.0,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the model; else half the cores.", min=1)] = None,
     token: Annotated[
         str | None,
@@ -60,7 +60,7 @@ def live(
     record: Annotated[
         Path | None, typer.Option(help="Record the stream that /whip or --input gives (.mkv or .mp4).")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Let the recording replace a file.")] = False,
+    overwrite: Overwrite = False,
     virtual_camera: Annotated[
         bool, typer.Option("--virtual-camera", help="Offer that stream as a camera of this machine (extra virtualcam).")
     ] = False,

@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streamfix.cli import interlcm, people
-from streamfix.cli.common import err, job_progress, out, plain, seconds, told
+from streamfix.cli.common import (
+    Detector,
+    Device,
+    Model,
+    Overwrite,
+    Strength,
+    err,
+    job_progress,
+    out,
+    plain,
+    seconds,
+    told,
+)
 from streamfix.errors import OutputError, StreamfixError, UsageError
 
 if TYPE_CHECKING:
@@ -27,22 +39,15 @@ def enhance(
             "-o", "--output", help="A file; a folder, for several inputs or without a suffix.", metavar="PATH"
         ),
     ],
-    model: Annotated[
-        str,
-        typer.Option(
-            help="Restorer: auto, lite, interlcm, interlcm-1step, interlcm-colorize, interlcm-inpaint, or a weight file."
-        ),
-    ] = "auto",
-    detector: Annotated[
-        str, typer.Option(help="auto, retinaface, insightface, insightface:PACK or insightface:DIRECTORY.")
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    model: Model = "auto",
+    detector: Detector = "auto",
+    device: Device = "auto",
     faces: people.Faces = "all",
     min_size: people.MinSize = 0.0,
     ignore_background: people.IgnoreBackground = False,
     embedding: people.Embedding = None,
     embedding_norm: people.EmbeddingNorm = "arcface",
-    strength: Annotated[float, typer.Option(help="0 is the input, 1 the restored face.", min=0, max=1)] = 1.0,
+    strength: Strength = 1.0,
     recurrent: Annotated[
         bool | None,
         typer.Option(
@@ -67,7 +72,7 @@ def enhance(
     drop: Annotated[
         list[str] | None, typer.Option(help="Leave out audio, subtitles, data, attachments, or a stream by number.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
+    overwrite: Overwrite = False,
     aligned: interlcm.Aligned = False,
     mask: interlcm.Mask = None,
     upscale: interlcm.Upscale = 1.0,
