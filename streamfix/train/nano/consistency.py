@@ -46,7 +46,7 @@ class ConsistencyConfig(RunConfig):
 
     autoencoder: Path
     face: int = 256
-    jumps: tuple[float, ...] = (0.6, 0.75, 0.9)
+    jumps: tuple[float, ...] = (0.75, 0.88)
     null: float = 0.5
     network: dict[str, Any] = field(default_factory=lambda: dict(networks.UNET))
 
@@ -142,7 +142,8 @@ class ConsistencyLearner(SmallLearner):
         folder, config = self.folder, self.config
         unet = networks.unet(self.unet_config)
         unet.load_state_dict(self.averaged("unet"))
-        arguments = {k: v for k, v in self.vae.config.items() if not k.startswith("_")}
+        derived = ("block_out_channels",)  # what AutoencoderTiny writes into its configuration by itself
+        arguments = {k: v for k, v in self.vae.config.items() if not k.startswith("_") and k not in derived}
         release.write_vae(folder / release.LCM / "vae", arguments, self.vae.state_dict())
         networks.write_unet(folder, self.unet_config, config.face, unet.state_dict())
         networks.write_tower(folder, self.averaged("tower"))

@@ -43,7 +43,8 @@ def write_weights(path: Path, state: dict[str, Tensor]) -> None:
 
 
 def write_pickle(path: Path, content: dict[str, Any]) -> None:
-    """Tensors as torch.save writes them, for what is released so."""
+    """Tensors as torch.save writes them, for what is released so; what was known of files of that folder is forgotten."""
+    (path.parent / "SHA256SUMS").unlink(missing_ok=True)  # of the file before, if somebody has loaded it from here
     with whole(path) as part:
         torch.save(content, part)
 
