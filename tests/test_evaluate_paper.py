@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import degraded, moved
 from typer.testing import CliRunner
 
 from streamfix.cli import app
@@ -25,6 +27,8 @@ from streamfix.evaluate.quality import Musiq
 from streamfix.evaluate.sets import Sample, samples_of
 from streamfix.evaluate.temporal import FaceTrace, summary
 from streamfix.evaluate.timing import time_restorer
+from streamfix.evaluate.video import evaluate_video
+from streamfix.faces.detect import load_detector
 from streamfix.restore.interlcm.options import split_spec
 from streamfix.types import Face
 
@@ -135,8 +139,6 @@ def test_time_is_told_after_a_warm_up_by_batch_size() -> None:
 
 
 def test_landmarks_of_the_detector_move_with_the_face(faces: Path) -> None:
-    from streamfix.faces.detect import load_detector
-
     truth = samples_of(SETS["celeba"], faces)[0].load()[1]
     assert truth is not None
     landmarks = DetectorLandmarks(load_detector("retinaface"))
@@ -250,3 +252,20 @@ def test_wrong_calls_are_told(faces: Path) -> None:
     assert CliRunner().invoke(app, [*call, "--set", "lfw"]).exit_code == 2
     assert CliRunner().invoke(app, ["evaluate", "paper", "--set", "imdb", "--data", str(faces)]).exit_code == 2
     assert CliRunner().invoke(app, [*call, "--photos"]).exit_code == 2
+
+
+def test_a_video_has_the_measures_of_landmarks_where_they_are_asked_for(
+    clip: Callable[..., Path], face_picture: np.ndarray
+) -> None:
+    truth = [moved(face_picture, 0.5 * n, 0) for n in range(4)]
+    clean, noisy = clip("clean.mkv", truth), clip("noisy.mkv", [degraded(image, n) for n, image in enumerate(truth)])
+    detector = load_detector("retinaface")
+    scores = evaluate_video(
+        clean, noisy, clean, detector=detector, metrics=Metrics.load(), landmarks=DetectorLandmarks(detector)
+    )
+    for name in ("AKD", "sigma-AKD", "TLME"):
+        assert scores.degraded[name] > scores.restored[name] == 0
+    assert scores.degraded["E_warp"] > scores.restored["E_warp"] > 0
+    # the mean of squares is never below the square of the mean
+    assert scores.degraded["E_warp"] >= 1000 * (scores.degraded["warping"] / 255) ** 2
+    assert "VIDD" not in scores.degraded, "without an embedding there is none"

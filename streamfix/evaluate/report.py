@@ -130,7 +130,11 @@ def draw(reports: Sequence[SetReport], *, dpi: int = 100) -> bytes:
 
     widest = max(len(r.columns()) for r in reports)
     strips = [face_strip([m.pictures for m in r.methods], r.truths) for r in reports]
-    heights = [h for r, s in zip(reports, strips, strict=True) for h in (_height(r), *([0.5 + s.shape[0] / 160] if s is not None else []))]
+    heights = [
+        h
+        for r, s in zip(reports, strips, strict=True)
+        for h in (_height(r), *([0.5 + s.shape[0] / 160] if s is not None else []))
+    ]
     figure = Figure(figsize=(max(11, 2.5 * widest + 2.2), sum(heights) + 0.8), layout="constrained")
     parts = iter(np.ravel(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)))
     for report, strip in zip(reports, strips, strict=True):
