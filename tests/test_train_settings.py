@@ -1,0 +1,108 @@
+"""Settings from TOML: what is known, what extends what, and what is told where neither holds; and the tasks they name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from training_files import made_up_faces
+
+from streamfix.errors import UsageError
+from streamfix.restore.interlcm.restorer import WHITE
+from streamfix.train.interlcm_config import InterLCMConfig
+from streamfix.train.settings import read_settings
+from streamfix.train.tasks import TaskPairs
+
+PLACES = {"data": "faces", "run": "run", "lpips": "lpips.pth"}
+
+
+def test_the_published_file_says_what_the_defaults_are() -> None:
+    given = {name: Path(place) for name, place in PLACES.items()}
+    assert InterLCMConfig.load("interlcm-3step", **PLACES) == InterLCMConfig(**given)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("iteration = 3", "no setting iteration;"),
+        ("[model]\nstep = 3", "no setting model.step; here are known: steps"),
+        ("[faces.mixture]\npapers = 1.0", "no setting faces.mixture.papers"),
+        ("iterations = 2.5", "iterations is a whole number, not 2.5"),
+        ("iterations = true", "iterations is a whole number"),
+        ("rate = '5e-5'", "rate is a number"),
+        ("checkpointing = 1", "checkpointing is true or false"),
+        ("model = 3", "model is a table"),
+        ("[model]\nembeds = 'words'", "model.embeds is one of visual, text, zeros, not 'words'"),
+        ("[model]\nsteps = 5", "model.steps lies between 1 and 4"),
+        ("[model]\nsteps = 1\nstart_step = 3", "model.start_step between 1 and model.steps"),
+        ("[model]\nspatial = false\nembeds = 'zeros'", "nothing to train"),
+        ("[model]\nprompt = 'a face'", "model.prompt is used with"),
+        ("[model]\nspatial = false\nspatial_start = 'se.pth'", "an encoder that is not there"),
+        ("[model]\nguidance = 0.5", "between 1 and 20"),
+        ("[faces]\nsize = 100", "faces.size is a multiple of 8"),
+        ("[loss]\nl1 = 0\nlpips = 0", "must weigh something"),
+        ("iterations = 0", "at least 1"),
+        ("iterations = ", "is no TOML"),
+        ("extends = 3", "names one other configuration"),
+        ("extends = 'mine.toml'", "extends itself"),
+        ("extends = 'nothing'", r"no configuration .*nothing; give a TOML file, or one of: interlcm-1step, interlcm-3step"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_told(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(UsageError, match=told):
+        InterLCMConfig.load(tmp_path / "mine.toml", **PLACES)
+
+
+def test_files_extend_files_and_options_go_before_both(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "first.toml").write_text("extends = 'interlcm-1step'\nrate = 1e-4\n[loss]\nl1 = 2\n")
+    (tmp_path / "second.toml").write_text("extends = 'folder/first.toml'\niterations = 7\n[loss]\ngan = 0\n")
+    config = InterLCMConfig.load(tmp_path / "second.toml", **PLACES, iterations=9, batch=None)
+    assert (config.model.steps, config.rate, config.iterations, config.batch) == (1, 1e-4, 9, 1)
+    assert (config.loss.l1, config.loss.gan, config.loss.lpips) == (2.0, 0.0, 1.0)
+    assert read_settings(tmp_path / "second.toml")["iterations"] == 7
+    with pytest.raises(UsageError, match="the setting data is missing"):
+        InterLCMConfig.load(tmp_path / "second.toml")
+    with pytest.raises(UsageError, match="needs its weight file"):
+        InterLCMConfig.load("interlcm-3step", data="faces", run="run")
+
+
+def pairs_of(tmp_path: Path, name: str, **changes: object) -> TaskPairs:
+    config = InterLCMConfig.load(name, **{**PLACES, "data": str(made_up_faces(tmp_path, (512,)))})
+    return TaskPairs(replace(config, faces=replace(config.faces, **changes)))  # type: ignore[arg-type]
+
+
+def test_colourisation_takes_the_colours_and_keeps_those_of_the_truth(tmp_path: Path) -> None:
+    pair = pairs_of(tmp_path, "interlcm-colorize")[(3, 128, 1)]
+    assert pair["degraded"].shape == pair["clean"].shape == (3, 128, 128)
+    assert torch.equal(pair["degraded"][0], pair["degraded"][2])
+    assert float((pair["clean"][0] - pair["clean"][2]).abs().mean()) > 0.05
+
+
+def test_inpainting_paints_white_and_leaves_the_rest(tmp_path: Path) -> None:
+    pairs = pairs_of(tmp_path, "interlcm-inpaint")
+    shares = []
+    for number in range(20):
+        pair = pairs[(number, 128, 1)]
+        white = (pair["degraded"] >= WHITE).all(0)  # as the restorer reads the mask from the picture
+        shares.append(float(white.float().mean()))
+        same = (pair["degraded"] == pair["clean"]).all(0)
+        assert bool((white | same).all())
+    assert 0.05 < sum(shares) / len(shares) < 0.5
+    assert min(shares) > 0.005
+
+
+def test_whole_faces_or_windows_of_them(tmp_path: Path) -> None:
+    whole, again, window = (pairs_of(tmp_path, "interlcm-3step", fit=fit) for fit in ("resize", "resize", "window"))
+    full = whole[(5, 512, 1)]["clean"]
+    small = whole[(5, 64, 1)]["clean"]
+    blocks = full.unflatten(1, (64, 8)).unflatten(3, (64, 8)).mean((2, 4))
+    assert float((small - blocks).abs().mean()) < 0.02, "the whole face, smaller"
+    assert torch.equal(small, again[(5, 64, 1)]["clean"])
+    part = window[(5, 64, 1)]["clean"]
+    assert part.shape == small.shape
+    assert float((part - small).abs().mean()) > 0.05
+    assert not torch.equal(whole[(6, 64, 1)]["degraded"], whole[(5, 64, 1)]["degraded"])
