@@ -17,7 +17,7 @@ from streamfix.compose import face_mask
 from streamfix.errors import ModelError, StreamfixError
 from streamfix.media.source import open_source
 from streamfix.pipeline import Pipeline
-from streamfix.restore.base import RecurrentRestorer
+from streamfix.restore.base import RecurrentRestorer, load_restorer
 from streamfix.types import Frame, Placement
 
 LOSSLESS = {"codec": "ffv1"}
@@ -30,9 +30,9 @@ def lite() -> Pipeline:
 
 def test_freeze(clip: Callable[..., Path], face_picture: np.ndarray, tmp_path: Path, lite: Pipeline) -> None:
     still = degraded(face_picture, 0)
-    source = clip("still.mkv", [still] * 30)
+    source = clip("still.mkv", [still] * 16)
     report = enhance(source, tmp_path / "out.mkv", pipeline=lite, **LOSSLESS)
-    assert report.faces == 30
+    assert report.faces == 16
     frames = [b"".join(p.tobytes() for p in planes(f)) for f in decode(tmp_path / "out.mkv")]
     assert frames[0] != b"".join(p.tobytes() for p in planes(decode(source)[0]))
     assert len(set(frames)) == 1
@@ -40,9 +40,8 @@ def test_freeze(clip: Callable[..., Path], face_picture: np.ndarray, tmp_path: P
 
 def test_batch(face_picture: np.ndarray, tmp_path: Path, lite: Pipeline, clip: Callable[..., Path]) -> None:
     """A face restored alone or among others is the same face, however the batches fall."""
-    images = [
-        degraded(moved(face_picture, n, 0), n) // (1 + n % 3) for n in range(10)
-    ]  # neighbours that differ in light
+    # neighbours that differ in light; five, so that no batch comes out even
+    images = [degraded(moved(face_picture, n, 0), n) // (1 + n % 3) for n in range(5)]
     source = clip("in.mkv", images)
     results = []
     for size in (1, 3, 8):
@@ -77,16 +76,16 @@ def test_a_picture_that_repeats_is_restored_once(
     recurrent: bool, face_picture: np.ndarray, tmp_path: Path, lite: Pipeline, clip: Callable[..., Path]
 ) -> None:
     """A slow camera in a fast file: three frames a picture."""
-    images = [degraded(moved(face_picture, 2 * n, 0), n) for n in range(8) for _ in range(3)]
+    images = [degraded(moved(face_picture, 2 * n, 0), n) for n in range(5) for _ in range(3)]
     source = clip("in.mkv", images)
     counting = Counting(lite.restorer)  # type: ignore[arg-type]
     pipeline = Pipeline(restorer=counting, detector=lite.detector, batch_size=1, recurrent=recurrent)
     report = enhance(source, tmp_path / "out.mkv", pipeline=pipeline, **LOSSLESS)
-    assert report.faces == 24
-    assert counting.crops <= 8 + 4  # warming up for the next window restores some of them twice
+    assert report.faces == 15
+    assert counting.crops <= 5 + 4  # warming up for the next window restores some of them twice
     frames = [b"".join(p.tobytes() for p in planes(f)) for f in decode(tmp_path / "out.mkv")]
-    assert all(len(set(frames[n : n + 3])) == 1 for n in range(0, 24, 3))
-    assert len(set(frames)) == 8
+    assert all(len(set(frames[n : n + 3])) == 1 for n in range(0, 15, 3))
+    assert len(set(frames)) == 5
 
 
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "yuvj420p", "yuv444p"])
@@ -96,9 +95,9 @@ def test_elsewhere(
     """Samples outside the mask are the input's, frames without a face wholly so."""
     rng = np.random.default_rng(0)
     empty = rng.integers(0, 255, face_picture.shape, dtype=np.uint8)
-    wide = [np.concatenate([degraded(face_picture, n), empty], axis=1) for n in range(8)]
+    wide = [np.concatenate([degraded(face_picture, n), empty], axis=1) for n in range(4)]
     codec = "libx264" if pixel_format == "yuvj420p" else "ffv1"
-    empties = [np.concatenate([empty, empty], axis=1)] * 8
+    empties = [np.concatenate([empty, empty], axis=1)] * 4
     source = clip("in.mkv", [*wide, *empties], pixel_format=pixel_format, codec=codec)
     enhance(source, tmp_path / "out.mkv", pipeline=lite, **LOSSLESS)
     before, after = decode(source), decode(tmp_path / "out.mkv")
@@ -113,9 +112,9 @@ def test_elsewhere(
             keep = masks[number][:: step[0], :: step[1]]
             assert keep.mean() > 0.5
             assert np.array_equal(a[keep], b[keep])
-            assert number < 8 or np.array_equal(a, b)
+            assert number < 4 or np.array_equal(a, b)
             changed += int((a != b).sum())
-    assert changed > 10_000
+    assert changed > 5_000
 
 
 def outside(placements: list[Placement], frame: Frame) -> np.ndarray:
@@ -128,14 +127,15 @@ def outside(placements: list[Placement], frame: Frame) -> np.ndarray:
 
 
 def test_time(clip: Callable[..., Path], face_picture: np.ndarray, tmp_path: Path, lite: Pipeline) -> None:
-    """Uneven time stamps survive to the tick, sound packet for packet."""
+    """Uneven time stamps survive to the tick, sound packet for packet, whatever restores."""
+    pipeline = Pipeline(restorer=load_restorer("passthrough"), detector=lite.detector)
     steps = np.random.default_rng(1).integers(100, 2000, 24).cumsum().tolist()
     images = [degraded(moved(face_picture, 0.5 * n, 0), n) for n in range(24)]
     source = clip(
         "in.mp4", images, codec="libx264", pts=[p - steps[0] for p in steps], time_base=Fraction(1, 30000), sound=True
     )
     for name in ("out.mp4", "out.mov"):
-        enhance(source, tmp_path / name, pipeline=lite)
+        enhance(source, tmp_path / name, pipeline=pipeline)
         before, after = decode(source), decode(tmp_path / name)
         assert [f.pts * f.time_base for f in after] == [f.pts * f.time_base for f in before]
         assert sound_packets(tmp_path / name) == sound_packets(source)
@@ -199,11 +199,11 @@ def gradients(luma: np.ndarray) -> float:
 def test_it_helps(tmp_path: Path, lite: Pipeline) -> None:
     """On the sample the restored face is about as near to the truth in PSNR and much nearer in sharpness."""
     samples = Path(__file__).parent.parent / "samples"
-    enhance(samples / "webcam.mp4", tmp_path / "out.mkv", pipeline=lite, end=0.6, **LOSSLESS)
+    enhance(samples / "webcam.mp4", tmp_path / "out.mkv", pipeline=lite, end=0.32, **LOSSLESS)
     eyes_to_mouth = (slice(100, 240), slice(230, 350))
     files = (samples / "webcam_clean.mp4", samples / "webcam.mp4", tmp_path / "out.mkv")
     truth, before, after = (
-        np.stack([planes(f)[0][eyes_to_mouth].astype(float) for f in decode(file)[:15]]) for file in files
+        np.stack([planes(f)[0][eyes_to_mouth].astype(float) for f in decode(file)[:8]]) for file in files
     )
     psnr_before, psnr_after = (-10 * np.log10(((x - truth) ** 2).mean() / 255**2) for x in (before, after))
     assert psnr_after > psnr_before - 0.3
