@@ -64,9 +64,7 @@ def drive(stages, *, frames: int, rate: float = 30.0):
     began = time.monotonic()
     for number in range(frames):
         time.sleep(max(began + number / rate - time.monotonic(), 0))
-        before = time.monotonic()
         scheduler.submit(frame(number))
-        assert time.monotonic() - before < 0.1  # it never blocks
     time.sleep(2.5 * sum(stages.times) + 0.1)
     scheduler.stop()
     assert not errors
@@ -86,6 +84,47 @@ def test_a_slow_restorer_does_not_make_latency_grow_and_drops_are_counted():
     numbers = [done.pts for done, _ in out]
     assert numbers == sorted(set(numbers))
     assert numbers[-1] == 179  # the latest frame wins
+
+
+@pytest.mark.parametrize("stands", ["look", "finish", "deliver"])
+def test_handing_in_a_frame_never_waits_for_the_work(stands):
+    """Whatever of the work stands still, for ever if need be, the source goes on: no time limit says so, the gate does."""
+    gate, reached, out = threading.Event(), threading.Event(), []
+
+    def wait():
+        reached.set()
+        assert gate.wait(60)
+
+    class Standing(Timed):
+        def look(self, frame):
+            return (wait() if stands == "look" else None) or frame
+
+        def finish(self, looked):
+            return (wait() if stands == "finish" else None) or looked
+
+    def deliver(done, _arrived):
+        if stands == "deliver" and not gate.is_set():
+            wait()
+        out.append(done.pts)
+
+    figures = Figures()
+    scheduler = Scheduler(Standing(0, 0), deliver=deliver, fail=pytest.fail, figures=figures)
+    scheduler.submit(frame(0))
+    assert reached.wait(30)
+    source = threading.Thread(target=lambda: [scheduler.submit(frame(n)) for n in range(1, 50)], daemon=True)
+    source.start()
+    source.join(30)
+    assert not source.is_alive(), "a frame was kept waiting"
+    assert not out
+    gate.set()
+    end = time.monotonic() + 30
+    while 49 not in out:
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    scheduler.stop()
+    assert out == sorted(out)
+    assert len(out) + figures.drops["superseded"] == 50
+    assert len(out) <= 4  # one in each half, one between them, the newest
 
 
 def test_nothing_is_dropped_where_the_work_fits():
