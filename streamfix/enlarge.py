@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -14,9 +14,9 @@ import numpy as np
 from streamfix._cv2 import cv2
 from streamfix.errors import DependencyError, ModelError, UsageError
 from streamfix.media.color import copy_picture, cut_out, is_full_range
-from streamfix.pipeline import Pipeline, Report
-from streamfix.restraint import restrain
-from streamfix.types import Frame, Image, RestoredFrame
+from streamfix.pipeline import Pipeline, Report, Restored
+from streamfix.restraint import Guard
+from streamfix.types import Crop, Frame, Image, RestoredFrame
 
 BACKGROUNDS = ("lanczos", "realesrgan")
 _TILE, _RIM = 384, 32
@@ -139,7 +139,7 @@ class EnlargingPipeline(Pipeline):
             recurrent=of.recurrent,
             protect=False,  # what the input deserves is judged by the input, before it is enlarged
         )
-        self._restrained = of.protect
+        self._parser, self._restrained = of.parser, of.protect
         if not 1.0 <= factor <= 8.0:
             raise UsageError(f"pictures are enlarged 1 to 8 times, not {factor:g} times")
         self.factor, self.background, self.in_colour = factor, background or Lanczos(), in_colour
@@ -148,10 +148,11 @@ class EnlargingPipeline(Pipeline):
         self, restored: Iterable[RestoredFrame], *, compare: bool = False, report: Report | None = None
     ) -> Iterator[Frame]:
         """As Pipeline.lay_back, in enlarged frames."""
-        return super().lay_back(map(self._enlarged, restored), compare=compare, report=report)
+        guard = Guard(self._parser) if self._restrained else None
+        enlarged = (self._enlarged(frame, pairs, guard) for frame, pairs in restored)
+        return super().lay_back(enlarged, compare=compare, report=report)
 
-    def _enlarged(self, item: RestoredFrame) -> RestoredFrame:
-        frame, pairs = item
+    def _enlarged(self, frame: Frame, pairs: Sequence[tuple[Crop, Restored]], guard: Guard | None) -> RestoredFrame:
         picture = copy_picture(frame.picture)
         if self.in_colour and picture.format.name.startswith(("gray", "ya")):
             deep = max(c.bits for c in picture.format.components) > 8
@@ -167,7 +168,8 @@ class EnlargingPipeline(Pipeline):
         for crop, face in pairs:
             placement = replace(crop.placement, matrix=crop.placement.matrix @ to_old)
             image = cut_out(large, placement.matrix)
-            if self._restrained:
-                face = image + restrain(crop.image, face).weight[..., None] * (face - image)
+            if guard is not None:
+                weight = guard.restrain(frame.index, crop.placement.track_id, crop.image, face).weight
+                face = image + weight[..., None] * (face - image)
             moved.append((replace(crop, placement=placement, image=image), face))
         return large, moved

@@ -255,7 +255,7 @@ def _noting(
             waiting.append(placements)
             yield frame, placements
 
-    guard = Guard()
+    guard = Guard(pipeline.parser)
     cropped = pipeline.cut_out(noted())
     for frame, pairs in (
         pipeline.restore_next(cropped) if pipeline.recurrent and not still else pipeline.restore(cropped)

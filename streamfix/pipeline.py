@@ -23,8 +23,10 @@ from streamfix import __version__
 from streamfix.compose import compose
 from streamfix.errors import UsageError
 from streamfix.faces import CutDetector, Detected, follow
-from streamfix.faces.align import fit_similarity, frontal
+from streamfix.faces.align import fit_similarity
 from streamfix.faces.detect import Detector, detect_upright, load_detector
+from streamfix.faces.follower import still_quality
+from streamfix.faces.parsing import FaceParser
 from streamfix.faces.select import Selector, parse_select
 from streamfix.media.color import copy_picture, cut_out, side_by_side, to_rgb
 from streamfix.media.sink import open_sink
@@ -119,7 +121,8 @@ class Pipeline:
     have nothing to do with each other. batch_size: crops restored in one call, over several frames and faces. recurrent:
     let a restorer that can see its answer to the frame before (its calls hold the faces of one frame then); None is what the
     restorer says of itself. protect: leave
-    faces that are sharp already, and what covers a face, as they are (see restraint.py).
+    faces that are sharp already, and what covers a face, as they are (see restraint.py). parser: keeps the restored face
+    within the pixels that are face; None lets it reach as far as the crop's mask.
     """
 
     def __init__(
@@ -133,12 +136,15 @@ class Pipeline:
         batch_size: int = 4,
         recurrent: bool | None = None,
         protect: bool = True,
+        parser: FaceParser | None = None,
     ) -> None:
         if not 0.0 <= strength <= 1.0:
             raise UsageError(f"strength must lie between 0 (input) and 1 (restored), not {strength:g}")
         self.restorer, self.detector, self.select = restorer, detector, select
         self.strength, self.lookahead, self.batch_size = strength, lookahead, batch_size
-        self.protect = protect
+        if parser is not None and not protect:
+            raise UsageError("face parsing protects what is not face: leave it out, or --no-protect")
+        self.protect, self.parser = protect, parser
         self.recurrent = recurs(restorer, recurrent)
 
     def detect(self, frames: Iterable[Frame]) -> Iterator[Detected]:
@@ -168,7 +174,7 @@ class Pipeline:
                 Placement(
                     track_id=next(ids),
                     matrix=fit_similarity(f.landmarks),
-                    strength=self.strength * frontal(f.landmarks),
+                    strength=self.strength * still_quality(f),
                     face=f,
                     embedding=f.embedding,
                 )
@@ -251,7 +257,7 @@ class Pipeline:
         report: Report | None = None,
     ) -> Iterator[Frame]:
         """Lay the faces back, larger ones last; with compare, input and output side by side."""
-        guard = Guard()
+        guard = Guard(self.parser)
         for frame, pairs in restored:
             before = copy_picture(frame.picture) if compare else None
             out = frame
@@ -318,11 +324,13 @@ def load_pipeline(
     ignore_background: bool = False,
     embedding: str | Path | None = None,
     embedding_norm: str = "arcface",
+    parsing: str | Path | None = None,
 ) -> Pipeline:
     """Load restorer and detector by name, once for many files.
 
     faces: all, largest, center, a reference photo, or a TOML file of people. embedding: an ONNX face embedding that
-    tells people apart, and embedding_norm its input scaling, arcface or imagenet. Raises ModelError, UsageError, or
+    tells people apart, and embedding_norm its input scaling, arcface or imagenet. parsing: an ONNX face parsing network
+    (faces.parsing.FaceParser). Raises ModelError, UsageError, or
     InputError for a reference photo that cannot be used.
     """
     known = Path(embedding) if embedding is not None else None
@@ -336,6 +344,7 @@ def load_pipeline(
         batch_size=batch_size,
         recurrent=recurrent,
         protect=protect,
+        parser=FaceParser(Path(parsing)) if parsing is not None else None,
     )
 
 

@@ -3,12 +3,14 @@
 Two things are read off the pair of crops itself. A face that the restorer hardly changes in its details was sharp
 already: it is left alone. A place where both differ at the scale of features, not of details, is something that the
 restorer did not take for what it is (a hand, a microphone, a lock of hair, a frame of glasses): the input wins there.
+A face parsing network, where the user brings one, says besides where the face ends and hair, hat or collar begin.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -78,9 +80,11 @@ class Guard:
 
     Encoders make every frame a little sharper or softer than its neighbours (key frames, B-frames); a strength that
     followed would flicker. What is known of a track that has gone is dropped, so memory is bounded.
+    parser: which pixels of a crop are face (faces.parsing.FaceParser), None where nobody knows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, parser: Callable[[Picture], Picture] | None = None) -> None:
+        self._parser = parser
         self._changes: dict[int, deque[tuple[int, float]]] = {}
 
     def restrain(self, index: int, track_id: int, crop: Picture, restored: Picture) -> Restraint:
@@ -89,7 +93,10 @@ class Guard:
         self._changes = {t: seen for t, seen in self._changes.items() if seen[-1][0] > since}
         seen = self._changes.setdefault(track_id, deque(maxlen=WINDOW))
         seen.append((index, min(detail_change(crop, restored), 1.0)))
-        return restrain(crop, restored, change=float(np.mean([c for i, c in seen if i > since])))
+        found = restrain(crop, restored, change=float(np.mean([c for i, c in seen if i > since])))
+        if self._parser is None or found.sharp <= 0:
+            return found
+        return replace(found, weight=found.weight * self._parser(crop))
 
 
 def _fine(luma: Picture) -> Picture:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from face_scenes import FPS, by_id, face, placed, scene
 
-from streamfix.faces.align import Similarity, fit_similarity
+from streamfix.faces.align import TEMPLATE, Similarity, fit_similarity
+from streamfix.faces.follower import still_quality
 from streamfix.faces.smooth import Sample
 from streamfix.faces.track import Hit
 from streamfix.faces.trust import landmark_trust
@@ -112,3 +113,17 @@ def test_trust_depends_on_nearby_faces_only() -> None:
     part = placed(scene(faces[12:48]))
     assert [p.trust for (p,) in part[9:27]] == [p.trust for (p,) in whole[21:39]]
     assert 0 < whole[30][0].trust < 1
+
+
+def test_small_faces_of_photos_count_as_far_as_they_form_a_face() -> None:
+    def seen(size: float, bend: float) -> Face:
+        landmarks = TEMPLATE * (size / 307)
+        landmarks[2, 1] += bend * size  # the nose slides down
+        centre = landmarks.mean(axis=0)
+        box = np.concatenate([centre - size / 2, centre + size / 2])
+        return Face(box=box.astype(np.float32), landmarks=landmarks.astype(np.float32), score=0.99)
+
+    assert still_quality(seen(30, 0.0)) == pytest.approx(1, abs=0.02)
+    assert still_quality(seen(30, 0.7)) < 0.1
+    assert still_quality(seen(80, 0.7)) > 0.5, "a large face is seen well enough"
+    assert still_quality(seen(9, 0.0)) == 0

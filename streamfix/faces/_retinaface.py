@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from streamfix.errors import DependencyError, ModelError
 from streamfix.faces._candidates import Candidates
+from streamfix.faces._onnx import open_session
 
 WEIGHTS_SHA256 = "b7a7acab55e104dce6f32cdfff929bd83946da5cd869b9e2e9bdffafd1b7e4a5"
 _MEAN_BGR = np.array([104, 117, 123], dtype=np.float32)
@@ -48,24 +49,7 @@ class RetinaFaceNet:
     name = "retinaface"
 
     def __init__(self, *, threads: int | None = None) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise DependencyError(f"onnxruntime cannot be loaded ({error}); install it again") from error
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        # waiting threads that spin would take the cores from decoding and restoring: a fifth of the whole job, measured
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        try:
-            self._session = onnxruntime.InferenceSession(
-                _weights(), sess_options=options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's own exceptions share no base of their own
-            raise ModelError(
-                f"the embedded face detector does not load ({error}); install onnxruntime again"
-            ) from error
+        self._session = open_session(_weights(), what="face detector", threads=threads)
 
     def candidates(self, canvases: npt.NDArray[np.uint8], *, threshold: float) -> list[Candidates]:
         """canvases: uint8 RGB (B, H, W, 3). One Candidates a canvas, coordinates with pixel centres at integers."""

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from streamfix._cv2 import cv2
-from streamfix.errors import DependencyError, ModelError
+from streamfix.errors import ModelError
+from streamfix.faces._onnx import open_session
 from streamfix.faces._refine import close_up
 from streamfix.faces.align import ARCFACE_BLUR, ARCFACE_SIZE, arcface_matrix, fit_similarity, then
 from streamfix.types import FloatArray, Image
@@ -33,21 +34,7 @@ class FaceEmbedding:
     def __init__(self, path: Path, *, norm: str = "arcface", threads: int | None = None) -> None:
         if norm not in NORMS:
             raise ModelError(f"there is no input scaling called {norm!r}; choose one of: {', '.join(NORMS)}")
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise DependencyError(f"onnxruntime cannot be loaded ({error}); install it again") from error
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as the detector's
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), sess_options=options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's own exceptions share no base of their own
-            raise ModelError(f"{path} is no ONNX face embedding that can be loaded ({type(error).__name__})") from error
+        self._session = open_session(path, what="face embedding", threads=threads)
         self.path = path
         self._input = self._session.get_inputs()[0].name
         self._mean, self._std = (np.array(v, np.float32) for v in NORMS[norm])

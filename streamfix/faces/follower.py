@@ -14,7 +14,7 @@ from streamfix.faces.align import frontal, ramp
 from streamfix.faces.select import Choices, Selector
 from streamfix.faces.smooth import WINDOW, smooth
 from streamfix.faces.track import MAX_GAP, Hit, Track, Tracker
-from streamfix.faces.trust import landmark_trust
+from streamfix.faces.trust import landmark_trust, still_trust
 from streamfix.types import Face, Frame, Placement
 
 SCORE_RAMP = (0.35, 0.6)
@@ -241,3 +241,8 @@ def quality(hits: dict[int, Hit], track: Track, position: int) -> float:
     turned = np.array([frontal(hits[p].face.landmarks) if p in hits else 0.0 for p in places])
     size, facing = (float((weights * v).sum()) / total if total > 0 else 0.0 for v in (sizes, turned))
     return ramp(float(weights @ scores / weights.sum()), *SCORE_RAMP) * ramp(size, *SIZE_RAMP) * facing
+
+
+def still_quality(face: Face) -> float:
+    """The same, times the trust in its landmarks, for a face of a picture that stands alone."""
+    return ramp(face.size, *SIZE_RAMP) * frontal(face.landmarks) * still_trust(face)

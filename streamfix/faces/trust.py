@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from streamfix.faces.align import TEMPLATE, apply, ramp
+from streamfix.faces.align import TEMPLATE, Matrix, apply, fit_similarity, ramp
 from streamfix.faces.track import Hit
-from streamfix.types import CROP_SIZE
+from streamfix.types import CROP_SIZE, Face, FloatArray
 
 SCATTER_RAMP = (0.007, 0.016)
 """Scatter of the landmarks in shares of the face's size, up to which they are believed, and from which not at all.
@@ -45,16 +45,22 @@ def landmark_trust(hits: Mapping[int, Hit], position: int, *, every: float = 1.0
     if larger >= 1:
         return 1.0
     weights = np.exp(-0.5 * ((np.array([hit.position for hit in seen]) - position) / (_FRAMES * every)) ** 2)
-    misfit = _median(np.array([_misfit(hit) for hit in seen]), weights)
+    misfit = _median(np.array([_misfit(hit.face.landmarks, hit.sample.similarity.matrix()) for hit in seen]), weights)
     trust = 1 - ramp(misfit, *MISFIT_RAMP)
     if len(seen) > 2:
         trust *= 1 - ramp(_median(_scatter(seen, size), weights[1:-1]), *SCATTER_RAMP)
     return larger + (1 - larger) * trust
 
 
-def _misfit(hit: Hit) -> float:
+def still_trust(face: Face) -> float:
+    """The same for a face that is seen once: its shape is all that can be judged."""
+    larger = ramp(face.size, *SMALL)
+    return larger + (1 - larger) * (1 - ramp(_misfit(face.landmarks, fit_similarity(face.landmarks)), *MISFIT_RAMP))
+
+
+def _misfit(landmarks: FloatArray, matrix: Matrix) -> float:
     """Distance of the landmarks from the template's, in shares of the face's size."""
-    placed = apply(hit.sample.similarity.matrix(), hit.face.landmarks)
+    placed = apply(matrix, landmarks)
     return float(np.sqrt(np.square(placed - TEMPLATE).sum(axis=1).mean())) / _FACE
 
 
