@@ -268,8 +268,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_every_shipped_configuration_is_known_here() -> None:
-    assert sorted(VARIANTS) == shipped()
+def test_every_shipped_configuration_can_be_read() -> None:
+    assert set(VARIANTS) <= set(shipped())
+    for name in shipped():
+        InterLCMConfig.load(name, data="faces", run="run", lpips="lpips.pth")
 
 
 @pytest.mark.parametrize("name", VARIANTS)
