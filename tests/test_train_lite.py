@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from training_files import lpips_of_noise, made_up_faces
 
 from streamfix.errors import InputError, ModelError, UsageError
 from streamfix.models import sha256_of
@@ -31,27 +32,13 @@ TINY = LiteConfig(memory=8, widths=(8, 8, 8, 8), encoder=(1, 1, 1), middle=1, de
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six made-up pictures, two of each layout."""
-    path = tmp_path_factory.mktemp("faces")
-    rng = np.random.default_rng(0)
-    for i, side in enumerate((512, 512, 640, 640, 400, 400)):
-        coarse = rng.integers(0, 256, (12, 12, 3), np.uint8)
-        cv2.imwrite(str(path / f"{i}.png"), cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC))
-    return path
+    return made_up_faces(tmp_path_factory.mktemp("faces"))
 
 
 @pytest.fixture(scope="module")
 def alex(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file in the layout of LPIPS with AlexNet, filled with noise."""
-    shapes = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
-    generator = torch.Generator().manual_seed(0)
-    state = {}
-    for k, (i, (o, c, side)) in enumerate(shapes.items()):
-        state[f"features.{i}.weight"] = torch.randn(o, c, side, side, generator=generator) / (c * side * side) ** 0.5
-        state[f"features.{i}.bias"] = torch.zeros(o)
-        state[f"lin{k}.model.1.weight"] = torch.rand(1, o, 1, 1, generator=generator)
-    path = tmp_path_factory.mktemp("lpips") / "alex.pth"
-    torch.save(state, path)
-    return path
+    return lpips_of_noise(tmp_path_factory.mktemp("lpips") / "alex.pth")
 
 
 def config(folder: Path, run: Path, alex: Path, **changes: object) -> TrainConfig:

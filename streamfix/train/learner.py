@@ -6,11 +6,8 @@ checkpoint stands.
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +18,7 @@ from streamfix.train.data import Batches, loader
 from streamfix.train.log import Log
 from streamfix.train.loop import Report, RunConfig, learn
 from streamfix.train.ranks import Ranks
+from streamfix.train.schedule import cosine, follow, read_checkpoint, write_checkpoint
 
 
 class SmallLearner:
@@ -98,8 +96,7 @@ class SmallLearner:
     def rate(self) -> float:
         """Learning rate of the current step."""
         c = self.config
-        cosine = c.last_rate + (c.rate - c.last_rate) * 0.5 * (1 + math.cos(math.pi * self.progress()))
-        return cosine * min(1.0, (self.step + 1) / max(1, c.warmup))
+        return cosine(c.rate, c.last_rate, self.progress()) * min(1.0, (self.step + 1) / max(1, c.warmup))
 
     def averaged(self, name: str) -> dict[str, Tensor]:
         """The averaged weights of one network, float32 on the CPU."""
@@ -132,11 +129,7 @@ class SmallLearner:
                 f"the gradient is not finite at step {self.step}; lower the rate and go on from the last checkpoint"
             )
         self.optimizer.step()
-        keep = min(c.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            state = self.nets.state_dict()
-            floats = [k for k, v in self.average.items() if v.is_floating_point()]
-            torch._foreach_lerp_([self.average[k] for k in floats], [state[k] for k in floats], 1 - keep)
+        follow(self.average, self.nets.state_dict(), decay=c.ema, step=self.step)
         self.step += 1
         self.sample += len(next(iter(batch.values()))) * self.ranks.count
         return self.ranks.mean_values({k: float(v.detach()) for k, v in {"total": total, **terms}.items()})
@@ -151,23 +144,18 @@ class SmallLearner:
             "optimizer": self.optimizer.state_dict(),
             **{name: getattr(self, name) for name in ("step", "sample", "seconds")},
         }
-        part = self.checkpoint.with_suffix(".part")
-        torch.save(state, part)
-        os.replace(part, self.checkpoint)
+        write_checkpoint(self.checkpoint, state)
         self.export()
 
     def _load(self) -> None:
+        state = read_checkpoint(self.checkpoint, self.device)
         try:
-            state: dict[str, Any] = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
             self.nets.load_state_dict(state["nets"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.average = {k: v.clone() for k, v in state["average"].items()}
-            self.step, self.sample, self.seconds = state["step"], state["sample"], state["seconds"]
-        except Exception as error:  # torch raises half a dozen unrelated types for a broken file
-            raise ModelError(
-                f"the checkpoint {self.checkpoint} cannot be read or is of other networks; remove it to start afresh, or "
-                "choose another run folder"
-            ) from error
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ModelError(f"{self.checkpoint} is of other networks; choose another run folder") from error
+        self.average = {k: v.clone() for k, v in state["average"].items()}
+        self.step, self.sample, self.seconds = state["step"], state["sample"], state["seconds"]
 
 
 def train_small(learner: SmallLearner, data: Dataset[dict[str, Tensor]], report: Report | None = None) -> Path:

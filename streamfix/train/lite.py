@@ -12,8 +12,6 @@ two runs of one seed on one machine agree.
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
@@ -36,6 +34,8 @@ from streamfix.train.log import Log
 from streamfix.train.loop import Report, learn
 from streamfix.train.losses import Lpips, grid_amplitude
 from streamfix.train.ranks import Ranks
+from streamfix.train.schedule import cosine, follow, write_checkpoint
+from streamfix.train.schedule import read_checkpoint as read_run
 from streamfix.train.teacher import Teacher
 from streamfix.types import CROP_SIZE
 
@@ -130,8 +130,7 @@ class Trainer:
     def rate(self) -> float:
         """Learning rate of the current step."""
         c = self.config
-        cosine = c.last_rate + (c.rate - c.last_rate) * 0.5 * (1 + math.cos(math.pi * self.progress()))
-        return cosine * min(1.0, (self.step + 1) / max(1, c.warmup))
+        return cosine(c.rate, c.last_rate, self.progress()) * min(1.0, (self.step + 1) / max(1, c.warmup))
 
     def weights(self) -> dict[str, float]:
         """Weight of each loss term at the current step, 0 for those whose time has not come."""
@@ -235,10 +234,7 @@ class Trainer:
         self.optimizer.step()
         if self.adversary is not None and judge is not None:
             self.adversary.update(self.ranks.mean(_summed([r[1] for r in results], shares)))
-        keep = min(c.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            state = self.net.state_dict()
-            torch._foreach_lerp_(list(self.average.values()), [state[k] for k in self.average], 1 - keep)
+        follow(self.average, self.net.state_dict(), decay=c.ema, step=self.step)
         self.step += 1
         self.sample += count * self.ranks.count
         return losses
@@ -258,9 +254,7 @@ class Trainer:
         }
         if self.adversary is not None:
             state["adversary"] = self.adversary.state_dict()
-        part = self.checkpoint.with_suffix(".part")
-        torch.save(state, part)
-        os.replace(part, self.checkpoint)
+        write_checkpoint(self.checkpoint, state)
         self.export(self.config.run / "lite.safetensors")
 
     def export(self, path: Path) -> None:
@@ -269,10 +263,7 @@ class Trainer:
         write_weights(path, self.average, self.config.network, facts)
 
     def _load(self) -> None:
-        try:
-            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        except Exception as error:  # torch raises half a dozen unrelated types for a broken file
-            raise ModelError(f"the checkpoint {self.checkpoint} cannot be read; remove it to start afresh") from error
+        state = read_run(self.checkpoint, self.device)
         if LiteConfig.from_dict(state["network"]) != self.config.network:
             raise UsageError(f"{self.checkpoint} was trained with another network; choose another run folder")
         self.net.load_state_dict(state["net"])
