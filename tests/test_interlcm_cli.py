@@ -100,7 +100,7 @@ def test_options_of_interlcm_do_not_vanish_with_another_model(face: np.ndarray, 
 def test_a_grey_face_gets_colours_aligned_and_in_a_whole_picture(
     face: np.ndarray, face_picture: np.ndarray, tmp_path: Path
 ) -> None:
-    for name, picture, flags in (("face", face, ["--aligned"]), ("whole", degraded(face_picture, 0), ["--no-protect"])):
+    for name, picture, flags in (("face", face, ["--aligned"]), ("whole", degraded(face_picture, 0), [])):
         Image.fromarray(picture).convert("L").save(tmp_path / f"{name}.png")
         out = tmp_path / f"{name}-out.png"
         model = ("--model", "interlcm-colorize", "--device", "cpu")

@@ -88,8 +88,8 @@ def shaped(pipeline: Pipeline, *, aligned: bool, mask: Path | None, upscale: flo
         if upscale != 1:
             raise UsageError("--upscale is for whole pictures; aligned faces come out as 512x512")
         return AlignedPipeline(restorer=pipeline.restorer, strength=pipeline.strength, batch_size=pipeline.batch_size)
-    if pipeline.restorer.name == "interlcm-inpaint":
-        pipeline.protect = False  # what covers a face is what is to go
+    if colours or pipeline.restorer.name == "interlcm-inpaint":
+        pipeline.protect = False  # what covers a face is what is to go; colours differ as much as a hand does
     if upscale == 1 and not colours:
         return pipeline
     from streamfix.enlarge import EnlargingPipeline, load_background
