@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from streamfix.errors import ModelError
-from streamfix.models import File
+from streamfix.models import File, record, sha256_of
 from streamfix.restore.interlcm import networks
 from streamfix.restore.interlcm.checkpoint import Base, fill, state_of
 from streamfix.restore.interlcm.visual_encoder import VisualEncoder
@@ -69,6 +69,8 @@ def write_released(folder: Path, name: str, average: Mapping[str, Tensor]) -> li
             path = folder / f"{encoder}_{name}.pth"
             part = path.with_suffix(".part")
             torch.save({"params_ema": {k: v.detach().cpu().contiguous() for k, v in state.items()}}, part)
+            digest = sha256_of(part)
             os.replace(part, path)
+            record(path, digest)  # of the file before, which may have been loaded meanwhile, there is one
             written.append(path)
     return written

@@ -231,9 +231,7 @@ class Trainer:
         chain = self.config.model
         if chain.embeds == "visual":
             return None
-        if chain.embeds == "text":
-            return embed_prompt(chain.prompt, self.config.base).to(self.device)
-        return torch.zeros(1, 77, self.model.unet.config.cross_attention_dim, device=self.device)
+        return embed_prompt(chain.prompt, self.config.base).to(self.device)
 
     def _draw(self, number: int) -> _Draw:
         return _Draw(self.config.seed, number)

@@ -24,8 +24,8 @@ class Chain:
 
     steps: of the network at the published start, 1 to 4; the schedule has one more. start_step: the first step of the
     schedule that the network computes, 1 (from noise alone) to steps + 1; published: 2. guidance: 1 to 20. embeds: what
-    the UNet's cross-attention is given: "visual" (the visual encoder, which is trained then), "text" (the prompt; ""
-    is null text) or "zeros" (nothing). spatial: whether there is a spatial encoder, which is trained then. vae: "full" or
+    the UNet's cross-attention is given: "visual" (the visual encoder, which is trained then) or "text" (the prompt; "" is
+    null text). spatial: whether there is a spatial encoder, which is trained then. vae: "full" or
     "tiny". visual_start, spatial_start: released weights (.pth, .safetensors) to go on from; without them the visual
     encoder begins at random and the spatial one as the UNet's copy.
     """
@@ -33,7 +33,7 @@ class Chain:
     steps: int = 3
     start_step: int = 2
     guidance: float = 8.0
-    embeds: Literal["visual", "text", "zeros"] = "visual"
+    embeds: Literal["visual", "text"] = "visual"
     prompt: str = ""
     spatial: bool = True
     vae: Literal["full", "tiny"] = "full"
@@ -136,7 +136,7 @@ class InterLCMConfig:
             raise UsageError("model.steps lies between 1 and 4, and model.start_step between 1 and model.steps + 1")
         if not 1.0 <= m.guidance <= 20.0:
             raise UsageError(f"model.guidance lies between 1 and 20, not at {m.guidance:g}")
-        if m.embeds != "visual" and not m.spatial:
+        if m.embeds == "text" and not m.spatial:
             raise UsageError("there is nothing to train: give model.embeds = 'visual' or model.spatial = true")
         if m.prompt and m.embeds != "text":
             raise UsageError("model.prompt is used with model.embeds = 'text' only")

@@ -9,7 +9,7 @@ import pickle
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,10 @@ class Base:
 
 def load_networks(name: str, options: Options, *, device: torch.device, dtype: torch.dtype) -> InterLCM:
     """The networks of a released model that these options need. Raises ModelError where a file is missing or does not fit."""
-    files = {_role(f): f for f in find(name).files}
+    files = _files(name, options)
     require(find(name), [f for role, f in files.items() if _is_needed(role, options)])
-    base = load_base(options.vae, clip=options.prompt is None, device=device, dtype=dtype, name=name)
+    folder = Path(options.base) if options.base else None
+    base = load_base(options.vae, clip=options.prompt is None, device=device, dtype=dtype, folder=folder, name=name)
     spatial = visual = None
     if options.spatial:
         with torch.device("meta"):
@@ -141,9 +142,14 @@ def _place(network: Any, device: torch.device, dtype: torch.dtype) -> None:
         network.to(memory_format=torch.channels_last)
 
 
-def digest_of(name: str) -> str:
-    """The sha256 of a model's spatial encoder, its largest file of its own; recorded where that was not done yet."""
-    file = next(f for f in find(name).files if _role(f) == "spatial_encoder")
+def digest_of(name: str, options: Options) -> str:
+    """The sha256 of a model's spatial encoder, its largest file of its own; recorded where that was not done yet.
+
+    Of the visual encoder where there is no other, and of the UNet without either.
+    """
+    files = _files(name, options)
+    own = [role for role in ("spatial_encoder", "visual_encoder") if _is_needed(role, options)]
+    file = files[own[0] if own else "unet/diffusion_pytorch_model.safetensors"]
     path = file.path if file.path.is_file() or file.converted is None else file.converted
     known = recorded(path.parent).get(file.path.name) or recorded(path.parent).get(path.name)
     if known is None:
@@ -153,6 +159,19 @@ def digest_of(name: str) -> str:
         except OSError:  # a folder that others look after
             _log.warning("the sha256 of %s cannot be recorded in %s", path.name, path.parent)
     return known
+
+
+def _files(name: str, options: Options) -> dict[str, File]:
+    """The files of a model by what they are for, in the folders that the options name."""
+    files = {_role(f): f for f in find(name, Path(options.base) if options.base else None).files}
+    if options.encoders:
+        folder = Path(options.encoders)
+        for what in _ENCODERS:
+            wanted = files[what].path.name
+            found = [*folder.glob(f"{what}_*.pth"), *folder.glob(f"InterLCM/{what}_*.pth")]
+            path = next((p for p in found if p.name == wanted), found[0] if len(found) == 1 else folder / wanted)
+            files[what] = replace(files[what], path=path, converted=path.with_suffix(".safetensors"))
+    return files
 
 
 def require(model: Model, files: list[File]) -> None:

@@ -43,7 +43,9 @@ class Options:
     computed together; None is 1 on a CPU, where a face is then the same bit for bit whoever else is there, and elsewhere as
     many as come (in bfloat16 on a CPU 4 take half the time a face, and agree but for rounding). dtype: of
     the networks; "auto" is the fastest that the device is good at. carry: share of the detail that a face of a video takes from
-    the frame before where the input has not changed, 0 (each frame on its own) to below 1.
+    the frame before where the input has not changed, 0 (each frame on its own) to below 1. encoders: a folder with encoders of
+    one's own, as `train interlcm` leaves them; base: a folder with the other networks, laid out as a release. None is the models
+    folder.
     """
 
     steps: int | None = None
@@ -61,6 +63,8 @@ class Options:
     batch: int | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     carry: float = 0.0
+    encoders: str | None = None
+    base: str | None = None
 
     def of(self, model: str) -> Options:
         """The same with the checkpoint's own values filled in; UsageError for a value out of its range."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -51,11 +52,11 @@ class InterLCMRestorer:
         if self.options.prompt is not None:
             from streamfix.restore.interlcm.text import embed_prompt
 
-            self._prompt = embed_prompt(self.options.prompt)
+            self._prompt = embed_prompt(self.options.prompt, Path(self.options.base) if self.options.base else None)
         if model is None:
             device = device or torch.device("cpu")
             model = load_networks(name, self.options, device=device, dtype=dtype or self._dtype(device))
-            self.sha256 = digest_of(name)
+            self.sha256 = digest_of(name, self.options)
         self._model = model
         self.device, self.dtype = model.device, model.dtype
         if self.options.compile:
