@@ -70,6 +70,15 @@ def test_the_plan_comes_to_rest_and_fits_unless_it_is_the_last(frame, detect, mo
     assert settled(known, interval=interval, seconds=90, governor=governor) == plan
 
 
+def test_faces_are_not_left_out_any_longer_than_there_are_many():
+    governor, slow = Governor(efforts=3, overlap=0.3), {"frame": 0.03, "lay": 0.03}
+    crowd = settled(costs(0.3, faces=8, **slow), governor=governor)
+    assert crowd.most_faces is not None
+    for second in range(100, 130):  # still too slow a machine, but nothing is saved by leaving out who is not there
+        plan = governor.consider(costs(0.3, faces=1, **slow), interval=1 / 30, now=float(second))
+    assert plan.most_faces is None
+
+
 def test_a_plan_that_failed_is_tried_again_later_and_later():
     """The model's cost under load is only seen once it runs: the governor must not flap every few seconds."""
     governor, changes, plan = Governor(efforts=3, overlap=0.3), 0, None

@@ -8,6 +8,9 @@ current frame's.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +30,8 @@ _LOST = 0.10
 """Mean change of a patch (0..1) up to which its detail stays whole, and from which it is gone."""
 _EASE = 0.5
 """Share of the way from old detail to new that one frame goes: a renewal must not flash."""
+_NICE = 5
+"""Of the thread in which the model runs, see stand_back."""
 _FORGET = 60
 """Frames without a sight of a track after which its detail is dropped."""
 
@@ -133,6 +138,7 @@ class Detail:
         return sorted(crops, key=waited)[: self.at_once]
 
     def _work(self) -> None:
+        stand_back()
         while True:
             with self._state:
                 self._state.wait_for(lambda: self._offered or self._stopped)
@@ -154,3 +160,10 @@ class Detail:
 def small(image: Picture) -> Picture:
     """A crop reduced for comparison: (64, 64, 3)."""
     return np.asarray(cv2.resize(image, (_GATE_SIZE, _GATE_SIZE), interpolation=cv2.INTER_AREA), dtype=np.float32)
+
+
+def stand_back() -> None:
+    """Let the picture go before detail: this thread, and threads that it starts, yield to the others where cores are short."""
+    if sys.platform == "linux":  # where priorities belong to threads
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import median_low
 
 import av
 import numpy as np
@@ -93,6 +94,7 @@ class Engine:
         self._model_costs = ModelCosts([effort.share for effort in efforts])
         self._detail = Detail(self._restore)
         self._considered = figures.clock()
+        self._counts: list[int] = []
         self.check(settings)
 
     @property
@@ -151,7 +153,7 @@ class Engine:
             ]
         if cut:
             self._memory = Memory()
-        return Looked(frame=frame, crops=crops, faces=len(chosen), plan=plan)
+        return Looked(frame=frame, crops=crops, faces=len(placements), plan=plan)
 
     def finish(self, looked: Looked) -> Restored:
         """Restore the crops, or give them the detail that their tracks have, and lay them back."""
@@ -169,7 +171,7 @@ class Engine:
             pairs = [(c, p) for c, p in zip(crops, pictures, strict=True) if p is not None]
             for crop, picture in sorted(pairs, key=lambda pair: size_of(pair[0].placement)):
                 out = compose(out, crop, picture)
-        self._consider(len(crops))
+        self._consider(looked.faces)
         return Restored(frame=out, before=before, faces=looked.faces)
 
     def stop(self) -> None:
@@ -190,9 +192,14 @@ class Engine:
     def _consider(self, faces: int) -> None:
         now = self._figures.clock()
         interval = self._figures.interval
+        self._counts.append(faces)
         if now - self._considered < 1.0 or interval is None:
             return
         self._considered = now
+        faces, self._counts = (
+            median_low(self._counts),
+            [],
+        )  # a track that dies while its person has a new one is no crowd
         mean = self._figures.mean
         frame = sum(mean(name) or 0.0 for name in ("rgb", "follow", "cut"))
         costs = Costs(

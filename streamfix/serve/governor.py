@@ -123,9 +123,11 @@ class Governor:
                 # a plan that had to be left at once is tried again later and later
                 self._penalty[rung] = min(2 * self._penalty.get(rung, PATIENCE), 60.0)
                 self._rung, self._changed = cheaper, now
-        elif rung > 0 and now - self._changed >= self._penalty.get(rung - 1, PATIENCE):
+        if self._changed != now and rung > 0 and now - self._changed >= self._penalty.get(rung - 1, PATIENCE):
             better = self.ladder[rung - 1].cost(costs, overlap=self._overlap)
-            if better is not None and better <= ROOM * budget:
+            # what costs no more than now is had for nothing: few faces are not left out because there were many
+            free = better is not None and cost is not None and _SAVES * better <= cost
+            if better is not None and (free or better <= ROOM * budget):
                 self._rung, self._changed = rung - 1, now
         self.plan = self._paced(self.ladder[self._rung], costs)
         return self.plan

@@ -15,6 +15,7 @@ from streamfix.errors import StreamfixError
 from streamfix.restore.base import Restorer, recurs, restore_next_images
 from streamfix.restore.effort import Effort, Preparable, efforts
 from streamfix.restraint import Guard
+from streamfix.serve.detail import stand_back
 from streamfix.types import Crop
 
 _log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class Models:
 
 
 def _prepare(restorer: Preparable) -> None:
+    stand_back()
     try:
         restorer.prepare()
     except StreamfixError as error:  # whoever needs it is told by the call itself
