@@ -126,7 +126,7 @@ class Governor:
         if self._changed != now and rung > 0 and now - self._changed >= self._penalty.get(rung - 1, PATIENCE):
             better = self.ladder[rung - 1].cost(costs, overlap=self._overlap)
             # what costs no more than now is had for nothing: few faces are not left out because there were many
-            free = better is not None and cost is not None and _SAVES * better <= cost
+            free = better is not None and cost is not None and better <= cost
             if better is not None and (free or better <= ROOM * budget):
                 self._rung, self._changed = rung - 1, now
         self.plan = self._paced(self.ladder[self._rung], costs)
