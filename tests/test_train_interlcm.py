@@ -73,8 +73,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(home: Path, run: Path, name: str = "interlcm-3step", **changes: Any) -> InterLCMConfig:
-    """A shipped configuration on the small release, with the adversary from the third iteration."""
-    settings = merged(read_settings(name), {"loss": {"gan_from": 3}})
+    """A shipped configuration on the small release, without the adversary, which is as large as ever."""
+    settings = merged(read_settings(name), {"loss": {"gan": 0.0}})
     given = {
         "data": str(home / "faces"),
         "run": str(run),
@@ -113,7 +113,7 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 def test_killed_at_a_random_step_a_run_goes_on_with_the_losses_of_one_in_one_piece(home: Path, tmp_path: Path) -> None:
     steps = 7
-    whole = config(home, tmp_path / "whole", iterations=steps)
+    whole = config(home, tmp_path / "whole", iterations=steps, loss={"gan": 0.1, "gan_from": 3})
     train(whole)
     parts = replace(whole, run=tmp_path / "parts", save_every=0.0)  # a checkpoint after every step
     (tmp_path / "config.pickle").write_bytes(pickle.dumps(parts))
@@ -149,7 +149,7 @@ def test_killed_at_a_random_step_a_run_goes_on_with_the_losses_of_one_in_one_pie
 def test_gradients_reach_every_tensor_of_both_encoders_and_no_frozen_one(
     home: Path, tmp_path: Path, checkpointing: bool
 ) -> None:
-    settings = config(home, tmp_path, checkpointing=checkpointing, loss={"gan_from": 1})
+    settings = config(home, tmp_path, checkpointing=checkpointing, loss={"gan": 0.1, "gan_from": 1})
     trainer = woken(Trainer(settings))
     networks_ = (trainer.model.unet, trainer.model.vae, trainer.model.clip)
     frozen = {f"{i}.{k}": v for i, n in enumerate(networks_) for k, v in n.state_dict().items()}
@@ -169,7 +169,7 @@ def test_checkpointing_micro_batches_and_the_way_back_in_two_parts_change_no_gra
     home: Path, tmp_path: Path
 ) -> None:
     """Against the plain way: one graph from the weights to the weighted sum, all faces at once."""
-    settings = config(home, tmp_path / "a", batch=2, micro_batch=2, checkpointing=False, loss={"gan": 0.0})
+    settings = config(home, tmp_path / "a", batch=2, micro_batch=2, checkpointing=False)
     plain = woken(Trainer(settings))
     batch = batch_of(settings, plain)
     restored = plain.restore(batch["degraded"], [plain._draw(number) for number in range(2)])
@@ -293,7 +293,7 @@ def test_the_other_trainings_are_settings_of_the_published_one(name: str) -> Non
     "name", [name for name in VARIANTS if name[-6:] not in ("start2", "start3", "l-text", "m-text")]
 )
 def test_every_training_takes_a_step(home: Path, tmp_path: Path, name: str) -> None:
-    settings = config(home, tmp_path, name, iterations=1, loss={"gan": 0.0})
+    settings = config(home, tmp_path, name, iterations=1)
     folder = train(settings)
     trainer = Trainer(settings)
     names = {f.name for f in folder.iterdir() if f.suffix == ".pth"}
@@ -308,7 +308,7 @@ def test_every_training_takes_a_step(home: Path, tmp_path: Path, name: str) -> N
 @pytest.mark.parametrize("objective", ["image", "noise"])
 def test_losses_fall(home: Path, tmp_path: Path, objective: str) -> None:
     """One face, over and over, towards what other encoders make of it: an untrained decoder reaches little else."""
-    quick = {"rate": 2e-3, "last_rate": 2e-3, "loss": {"gan": 0.0, "lpips": 0.0, "objective": objective}}
+    quick = {"rate": 2e-3, "last_rate": 2e-3, "loss": {"lpips": 0.0, "objective": objective}}
     settings = config(home, tmp_path, "interlcm-1step", **quick)
     trainer = Trainer(settings)
     batch = batch_of(settings, trainer)
@@ -316,8 +316,8 @@ def test_losses_fall(home: Path, tmp_path: Path, objective: str) -> None:
     if objective == "image":
         other = woken(Trainer(settings))
         batch["clean"] = other.restore(batch["degraded"], [_Draw(0, 0)]).detach()
-    totals = [trainer.train_step(batch)["total"] for _ in range(25)]
-    assert sum(totals[-5:]) < 0.8 * sum(totals[:5])
+    totals = [trainer.train_step(batch)["total"] for _ in range(16)]
+    assert sum(totals[-4:]) < 0.8 * sum(totals[:4])
 
 
 def test_the_adaptive_weight_makes_both_gradients_equal(home: Path, tmp_path: Path) -> None:
@@ -426,7 +426,7 @@ def test_the_command_trains_by_a_file(home: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(home: Path, tmp_path: Path) -> None:
     """Both on one CPU; what differs is the order of sums."""
-    alone = config(home, tmp_path / "one", iterations=3, batch=2)
+    alone = config(home, tmp_path / "one", iterations=3, batch=2, loss={"gan": 0.1, "gan_from": 2})
     train(alone)
     (tmp_path / "run.py").write_text(
         "import pickle, sys, torch\ntorch.set_num_threads(1)\nfrom streamfix.train.interlcm import train\n"
