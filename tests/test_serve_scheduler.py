@@ -301,21 +301,25 @@ def test_an_effort_that_takes_time_to_ready_holds_nobody_up():
         may = threading.Event()
 
         def prepare(self):
+            readied_by.append(threading.current_thread())
             assert self.may.wait(10)
 
     class Whole(Gain):
         def cheaper(self):
             return [Effort(restorer=Slow(2.0), share=0.5, words="less")]
 
-    models = Models({"lite": Whole()})
+    models, readied_by = Models({"lite": Whole()}), []
     assert models.ready("lite", 0)
-    assert not models.ready("lite", 1)
+    asks = threading.Thread(target=models.ready, args=("lite", 1), daemon=True)  # as the stages' threads are
+    asks.start()
+    asks.join()
     assert not models.ready("lite", 1)  # and is readied once
     Slow.may.set()
     end = time.monotonic() + 5
     while not models.ready("lite", 1):
         assert time.monotonic() < end
         time.sleep(0.01)
+    assert [t.daemon for t in readied_by] == [False]  # the process waits for it: it aborts within native code else
 
 
 def test_how_sharp_a_face_is_is_told_from_its_last_frames():

@@ -66,7 +66,8 @@ class Models:
         with self._preparing_lock:
             thread = self._preparing.get((model, effort))
             if thread is None:
-                thread = threading.Thread(target=_prepare, args=(restorer,), name="live-prepare")
+                # no daemon, although the thread that asks is one: the process must not end within a compiler's C++
+                thread = threading.Thread(target=_prepare, args=(restorer,), name="live-prepare", daemon=False)
                 self._preparing[model, effort] = thread
                 thread.start()
         return not thread.is_alive()
