@@ -129,7 +129,7 @@ def test_the_consistency_model_learns(release: Path) -> None:
 def test_the_gap_between_the_times_halves_at_every_jump(stage1: AutoencoderConfig, tmp_path: Path) -> None:
     learner = ConsistencyLearner(stage2(stage1, tmp_path, 100))
     seen = []
-    for learner.step in (0, 74, 75, 88, 99):
+    for learner.step in (0, 89, 90, 96, 99):
         seen.append(learner.gap())
     assert seen == [1.0, 1.0, 0.5, 0.25, 0.25]
 

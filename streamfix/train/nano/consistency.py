@@ -46,7 +46,7 @@ class ConsistencyConfig(RunConfig):
 
     autoencoder: Path
     face: int = 256
-    jumps: tuple[float, ...] = (0.75, 0.88)
+    jumps: tuple[float, ...] = (0.9, 0.96)
     null: float = 0.5
     network: dict[str, Any] = field(default_factory=lambda: dict(networks.UNET))
 
