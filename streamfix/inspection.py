@@ -22,7 +22,8 @@ from streamfix.faces import follow
 from streamfix.faces.detect import load_detector
 from streamfix.media.color import cut_out
 from streamfix.media.source import open_source
-from streamfix.pipeline import Pipeline, Report, prefetch
+from streamfix.pipeline import Pipeline, Report
+from streamfix.prefetch import prefetch
 from streamfix.restore.base import load_restorer
 from streamfix.restraint import Guard
 from streamfix.types import Facts, Frame, Image, Placement

@@ -6,8 +6,6 @@ bounded prefetch threads, so that decoding, detection, restoration and encoding 
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -31,10 +29,11 @@ from streamfix.faces.select import Selector, parse_select
 from streamfix.media.color import copy_picture, cut_out, side_by_side, to_rgb
 from streamfix.media.sink import open_sink
 from streamfix.media.source import Source, open_source
+from streamfix.prefetch import prefetch
 from streamfix.restore.base import Restorer, load_restorer, recurs, restore_images
 from streamfix.restore.recurrence import Recurrence
 from streamfix.restraint import Guard
-from streamfix.types import Crop, Face, Frame, Image, Placement
+from streamfix.types import Crop, Face, Frame, Image, Placement, RestoredFrame
 
 T = TypeVar("T")
 Restored = npt.NDArray[np.float32]
@@ -63,54 +62,6 @@ class Report:
 
 
 Progress = Callable[[Report], None]
-
-
-def prefetch(items: Iterable[T], size: int) -> Generator[T, None, None]:
-    """Run `items` in a thread of its own, at most `size` results ahead of the consumer.
-
-    An exception in the thread is raised here; closing this generator ends the thread and closes `items`.
-    """
-    ready: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(maxsize=size)
-    stopped = threading.Event()
-
-    def hand_over(entry: tuple[bool, T | BaseException | None]) -> None:
-        while not stopped.is_set():
-            try:
-                return ready.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        source: Iterator[T] | None = None
-        try:
-            source = iter(items)
-            for item in source:
-                hand_over((True, item))
-                if stopped.is_set():
-                    break
-            else:
-                hand_over((False, None))
-        except BaseException as error:
-            hand_over((False, error))
-        finally:
-            close = getattr(source, "close", None)
-            if close is not None:
-                close()
-
-    thread = threading.Thread(target=work, daemon=True, name="prefetch")
-    thread.start()
-    try:
-        while True:
-            more, item = ready.get()
-            if more:
-                yield item  # type: ignore[misc]  # `more` says that it is a T
-            elif isinstance(item, BaseException):
-                raise item
-            else:
-                return
-    finally:
-        stopped.set()
-        thread.join()
 
 
 class Pipeline:
@@ -202,9 +153,7 @@ class Pipeline:
                 ],
             )
 
-    def restore(
-        self, cropped: Iterable[tuple[Frame, list[Crop]]]
-    ) -> Iterator[tuple[Frame, list[tuple[Crop, Restored]]]]:
+    def restore(self, cropped: Iterable[tuple[Frame, list[Crop]]]) -> Iterator[RestoredFrame]:
         """Restore in batches over frames and faces; frames come out in order."""
         waiting: list[tuple[Frame, list[Crop]]] = []
         faces = 0
@@ -217,9 +166,7 @@ class Pipeline:
                 waiting, faces = [], 0
         yield from self._restore(waiting, before)
 
-    def restore_next(
-        self, cropped: Iterable[tuple[Frame, list[Crop]]]
-    ) -> Iterator[tuple[Frame, list[tuple[Crop, Restored]]]]:
+    def restore_next(self, cropped: Iterable[tuple[Frame, list[Crop]]]) -> Iterator[RestoredFrame]:
         """Restore frame by frame, each face guided by the frame before (recurrent restorers)."""
         recurrence = Recurrence(self.restorer, batch_size=self.batch_size)
         for frame, crops in cropped:
@@ -229,7 +176,7 @@ class Pipeline:
 
     def _restore(
         self, waiting: Sequence[tuple[Frame, list[Crop]]], before: dict[int, tuple[Restored, Restored]]
-    ) -> Iterator[tuple[Frame, list[tuple[Crop, Restored]]]]:
+    ) -> Iterator[RestoredFrame]:
         # before: crop and answer of each track in the last frame; a crop that repeats is not restored again
         # ... but by a restorer that draws fresh noise (pure is False), which answers differently each time
         same = _same if getattr(self.restorer, "pure", True) else _never
@@ -251,7 +198,7 @@ class Pipeline:
 
     def lay_back(
         self,
-        restored: Iterable[tuple[Frame, list[tuple[Crop, Restored]]]],
+        restored: Iterable[RestoredFrame],
         *,
         compare: bool = False,
         report: Report | None = None,

@@ -24,7 +24,7 @@ from streamfix.cli import app
 from streamfix.cli.common import seconds
 from streamfix.cli.media import made, plan
 from streamfix.errors import OutputError, StreamfixError, UsageError
-from streamfix.pipeline import prefetch
+from streamfix.prefetch import prefetch
 
 ROOT = Path(streamfix.__file__).resolve().parent.parent
 runner = CliRunner()
