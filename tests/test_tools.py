@@ -8,6 +8,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from conftest import degraded
 from PIL import Image
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
@@ -45,6 +46,27 @@ def test_a_contact_sheet_shows_photos_and_clips(
     assert photo[:128, :128].std() > 20
     talk = np.asarray(Image.open(tmp_path / "out/talk-1.png"))
     assert (talk[:128, 2 * (2 * 128 + 6) : 2 * (2 * 128 + 6) + 128].std()) > 20  # frames 0, 5 and 10
+
+
+def test_what_becomes_of_a_hand_is_measured_in_its_rectangle(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    clip: Callable[..., Path],
+    face_picture: np.ndarray,
+) -> None:
+    soft = degraded(face_picture, seed=0)
+    film = clip("talk.mkv", [soft] * 12)
+    face, corner = "6:140,60,200,140", "6:0,0,20,20"
+    monkeypatch.setattr(sys, "argv", ["check_cover.py", str(film), face, "--out", str(tmp_path / "out")])
+    load("check_cover").main()
+    monkeypatch.setattr(sys, "argv", ["check_cover.py", str(film), corner])
+    load("check_cover").main()
+    means = [float(line.split("mean ")[1].split(",")[0]) for line in capsys.readouterr().out.splitlines()]
+    assert min(means[:2]) > 0.5  # the face was restored, with the guard and without
+    assert means[2:] == [0.0, 0.0]  # the corner of the frame was not
+    before, after = np.split(np.asarray(Image.open(tmp_path / "out/talk-6.png")).astype(int), 2, axis=1)
+    assert np.abs(after - before)[60:140, 140:200].mean() == pytest.approx(means[0], abs=0.01)
 
 
 def test_training_curves_join_the_parts_of_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
