@@ -73,6 +73,10 @@ def live(
     """
     import os
 
+    from streamfix.serve.memory import share_arenas
+
+    share_arenas()  # before the imports below start threads of their own
+
     from streamfix.serve.config import Limits, ServeConfig, is_loopback, new_token, parse_ice_server
     from streamfix.serve.logs import set_up
     from streamfix.serve.run import load_server, serve
