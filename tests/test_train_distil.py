@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -127,6 +128,23 @@ def test_a_tiny_vae_is_distilled_and_restores(home: Path) -> None:
     )
     crops = torch.rand(1, 3, 512, 512) * 2 - 1
     assert load_restorer("interlcm-1step:vae=tiny").restore(crops).shape == crops.shape
+
+
+def test_the_command_distils_the_installed_vae(home: Path) -> None:
+    weights, run = lpips_of_noise(home / "command.pth"), home / "by command"
+    options = ["--steps", "2", "--batch", "1", "--face", "128", "--width", "8", "--device", "cpu", "--threads", "1"]
+    folders = ["--data", str(made_up_faces(home)), "--lpips", str(weights), "--run", str(run)]
+    done = CliRunner().invoke(app, ["train", "decoder", *options, *folders])
+    assert done.exit_code == 0, done.output
+    assert len(column(run, "latent")) >= 1
+    (written,) = (run / "release").rglob("config.json")
+    assert set(json.loads(written.read_text())["decoder_block_out_channels"]) == {8}
+    assert written.with_name("diffusion_pytorch_model.safetensors").is_file()
+    done = CliRunner().invoke(
+        app, ["train", "decoder", *folders, "--teacher-vae", str(home / "nothing"), "--steps", "1"]
+    )
+    assert done.exit_code in (1, 2)
+    assert "error:" in done.output
 
 
 def test_a_tiny_vae_has_the_latents_of_its_teacher(home: Path) -> None:

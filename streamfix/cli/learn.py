@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from streamfix.cli.common import err, out, told
+from streamfix.cli.common import out, told
+from streamfix.cli.training import Data, Device, Minutes, Rate, Run, Seed, Steps, Workers, training_bar
 
 train_app = typer.Typer(help="Train the networks on your own faces.", no_args_is_help=True)
 
@@ -21,35 +19,13 @@ def _train() -> None:  # with a callback a lone command keeps its name
     pass
 
 
-@contextmanager
-def training_bar() -> Iterator[Callable[[int, float, dict[str, float]], None]]:
-    """A bar that follows a training; what it gives is the training's report."""
-    with Progress(
-        TextColumn("step {task.fields[step]}"),
-        BarColumn(),
-        TextColumn("{task.percentage:.1f} %  {task.fields[losses]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=err,
-    ) as bar:
-        task = bar.add_task("", total=1.0, step=0, losses="")
-
-        def show(step: int, done: float, losses: dict[str, float]) -> None:
-            words = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-            bar.update(task, completed=done, step=step, losses=words)
-
-        yield show
-
-
 @train_app.command("lite")
 @told
 def train_lite(
-    data: Annotated[Path, typer.Option(help="Folder of aligned faces: 512x512, 640x640 or 400x400 with margin.")],
-    run: Annotated[Path, typer.Option(help="Folder of the run; an existing run goes on where it stands.")] = Path(
-        "runs/lite"
-    ),
-    steps: Annotated[int | None, typer.Option(help="Length of the run in steps.", min=1)] = None,
-    minutes: Annotated[float | None, typer.Option(help="Length of the run in minutes of training.", min=0)] = None,
+    data: Data,
+    run: Run = Path("runs/lite"),
+    steps: Steps = None,
+    minutes: Minutes = None,
     lpips_alex: Annotated[Path | None, typer.Option(help="LPIPS weights with AlexNet features (.pth).")] = None,
     lpips_vgg: Annotated[Path | None, typer.Option(help="LPIPS weights with VGG16 features (.pth).")] = None,
     l1: Annotated[float, typer.Option(help="Weight of the L1 loss.", min=0)] = 1.0,
@@ -70,17 +46,17 @@ def train_lite(
     ] = False,
     gan: Annotated[float, typer.Option(help="Weight of the adversarial loss, e.g. 0.1.", min=0)] = 0.0,
     gan_start: Annotated[float, typer.Option(help="Share of the run after which it sets in.", min=0, max=1)] = 0.6,
-    rate: Annotated[float, typer.Option(help="Highest learning rate.", min=0)] = 4e-4,
+    rate: Rate = 4e-4,
     batch: Annotated[
         int | None, typer.Option(help="Faces per step in every stage (2 to 8 on a CPU, 32 on a GPU).", min=1)
     ] = None,
-    seed: Annotated[int, typer.Option(help="One seed, one result.")] = 0,
+    seed: Seed = 0,
     start: Annotated[Path | None, typer.Option(help="Begin from these weights (.safetensors).")] = None,
     teacher: Annotated[
         str | None, typer.Option(help="Learn the answers of this restorer: interlcm, with options if wanted.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
-    workers: Annotated[int, typer.Option(help="Processes that prepare data.", min=0)] = 1,
+    device: Device = "auto",
+    workers: Workers = 1,
 ) -> None:
     """Train the embedded restorer, or go on training it."""
     from streamfix.train.config import STAGES, TrainConfig

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from streamfix.cli.common import out, told
-from streamfix.cli.learn import training_bar
+from streamfix.cli.training import Data, training_bar
 
 
 @told
 def train_interlcm(
-    data: Annotated[Path, typer.Option(help="Folder of aligned faces: 512x512, 640x640 or 400x400 with margin.")],
+    data: Data,
     config: Annotated[
         str,
         typer.Option(help="TOML file, or a shipped configuration such as interlcm-1step (a wrong name lists them)."),

@@ -8,26 +8,27 @@ from typing import Annotated
 import typer
 
 from streamfix.cli.common import out, told
-from streamfix.cli.learn import training_bar
-
-Data = Annotated[Path, typer.Option(help="Folder of aligned faces: 512x512, 640x640 or 400x400 with margin.")]
-Steps = Annotated[int | None, typer.Option(help="Length of the run in steps.", min=1)]
-Minutes = Annotated[float | None, typer.Option(help="Length of the run in minutes of training.", min=0)]
-Batch = Annotated[int, typer.Option(help="Faces per step.", min=1)]
-Rate = Annotated[float, typer.Option(help="Highest learning rate.", min=0)]
-Seed = Annotated[int, typer.Option(help="One seed, one result.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda ...")]
-Workers = Annotated[int, typer.Option(help="Processes that prepare data; 0: this one.", min=0)]
-Threads = Annotated[int | None, typer.Option(help="CPU threads for torch.", min=1)]
+from streamfix.cli.training import (
+    Batch,
+    Data,
+    Device,
+    Lpips,
+    Minutes,
+    Rate,
+    Run,
+    Seed,
+    Steps,
+    Threads,
+    Workers,
+    training_bar,
+)
 
 
 @told
 def nano_autoencoder(
     data: Data,
-    lpips: Annotated[Path, typer.Option(help="LPIPS weights (.pth).")],
-    run: Annotated[Path, typer.Option(help="Folder of the run; an existing run goes on.")] = Path(
-        "runs/nano-autoencoder"
-    ),
+    lpips: Lpips,
+    run: Run = Path("runs/nano-autoencoder"),
     steps: Steps = None,
     minutes: Minutes = None,
     batch: Batch = 4,
@@ -67,9 +68,7 @@ def nano_consistency(
     autoencoder: Annotated[Path, typer.Option(help="Release folder that stage 1 wrote.")] = Path(
         "runs/nano-autoencoder/release"
     ),
-    run: Annotated[Path, typer.Option(help="Folder of the run; an existing run goes on.")] = Path(
-        "runs/nano-consistency"
-    ),
+    run: Run = Path("runs/nano-consistency"),
     steps: Steps = None,
     minutes: Minutes = None,
     batch: Batch = 8,
@@ -105,12 +104,12 @@ def nano_consistency(
 @told
 def tiny_decoder(
     data: Data,
-    lpips: Annotated[Path, typer.Option(help="LPIPS weights (.pth).")],
+    lpips: Lpips,
     teacher: Annotated[
         Path | None,
         typer.Option("--teacher-vae", help="Release folder with the VAE to imitate; default: the installed one."),
     ] = None,
-    run: Annotated[Path, typer.Option(help="Folder of the run; an existing run goes on.")] = Path("runs/decoder"),
+    run: Run = Path("runs/decoder"),
     steps: Steps = None,
     minutes: Minutes = None,
     batch: Batch = 4,
