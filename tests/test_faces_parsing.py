@@ -9,11 +9,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
-from streamfix import load_pipeline
+from streamfix import load_pipeline, load_restorer
 from streamfix.cli import app
 from streamfix.errors import ModelError, UsageError
 from streamfix.faces.parsing import CLASSES, FaceParser
 from streamfix.restraint import Guard
+from streamfix.serve.models import Models
+from streamfix.types import Crop, Placement
 
 
 def save_parser(path: Path, *, classes: int = CLASSES, side: int = 64) -> Path:
@@ -83,6 +85,28 @@ def test_hair_comes_out_as_it_went_in(
         pairs = zip(decode(source), decode(out), strict=True)
         changed[name] = sum(int((a[0] != b[0]).sum()) for a, b in ((planes(i), planes(o)) for i, o in pairs))
     assert 0 < changed["with"] < 0.9 * changed["without"]
+
+
+def test_live_keeps_the_restored_face_within_it_too(parser_file: Path) -> None:
+    rng = np.random.default_rng(0)
+    image = np.full((512, 512, 3), (0.8, 0.2, 0.2), np.float32)
+    image[:200] = (0.2, 0.8, 0.2)
+    image = np.clip(image + rng.normal(0, 0.05, image.shape), 0, 1).astype(np.float32)
+    face = Crop(frame_index=0, placement=Placement(track_id=0, matrix=np.eye(2, 3), strength=1.0), image=image)
+    changed = []
+    for parser in (None, FaceParser(parser_file)):
+        models = Models({"lite": load_restorer("lite")}, parser=parser)
+        (answer,) = models.restore("lite", [face], models.memory())
+        changed.append(np.abs(answer - image)[:150].max())
+    assert changed[0] > 0.01
+    assert changed[1] < 0.001
+
+
+def test_live_tells_a_file_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("hello")
+    done = CliRunner().invoke(app, ["live", "--parsing", str(tmp_path / "text.onnx"), "--port", "0"])
+    assert done.exit_code == 1
+    assert "no ONNX face parsing network" in " ".join(done.output.split())
 
 
 def test_files_that_are_none(tmp_path: Path, parser_file: Path) -> None:

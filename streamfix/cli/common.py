@@ -40,6 +40,10 @@ Detector = Annotated[
     str, typer.Option(help="auto, retinaface, insightface, insightface:PACK or insightface:DIRECTORY.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Parsing = Annotated[
+    Path | None,
+    typer.Option(help="ONNX face parsing network (BiSeNet, 19 classes): hair, hats and collars stay.", metavar="FILE"),
+]
 Strength = Annotated[float, typer.Option(help="0 is the input, 1 the restored face.", min=0, max=1)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
 

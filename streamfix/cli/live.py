@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from streamfix.cli import people
-from streamfix.cli.common import Detector, Device, Model, Overwrite, Strength, out, told
+from streamfix.cli.common import Detector, Device, Model, Overwrite, Parsing, Strength, out, told
 from streamfix.errors import UsageError
 
 
@@ -35,6 +35,7 @@ def live(
     ignore_background: people.IgnoreBackground = False,
     embedding: people.Embedding = None,
     embedding_norm: people.EmbeddingNorm = "arcface",
+    parsing: Parsing = None,
     strength: Strength = 1.0,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the model; else half the cores.", min=1)] = None,
     token: Annotated[
@@ -129,6 +130,7 @@ def live(
             ignore_background=ignore_background,
             embedding=embedding,
             embedding_norm=embedding_norm,
+            parsing=parsing,
             strength=strength,
             record=record,
             overwrite=overwrite,

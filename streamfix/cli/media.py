@@ -16,6 +16,7 @@ from streamfix.cli.common import (
     Device,
     Model,
     Overwrite,
+    Parsing,
     Strength,
     err,
     job_progress,
@@ -58,12 +59,7 @@ def enhance(
     protect: Annotated[
         bool, typer.Option(help="Leave sharp faces, and hands and the like before a face, as they are.")
     ] = True,
-    parsing: Annotated[
-        Path | None,
-        typer.Option(
-            help="ONNX face parsing network (BiSeNet, 19 classes): hair, hats and collars stay.", metavar="FILE"
-        ),
-    ] = None,
+    parsing: Parsing = None,
     start: Annotated[str | None, typer.Option(help="Begin here: seconds or hours:minutes:seconds.")] = None,
     end: Annotated[str | None, typer.Option(help="End before this time, written likewise.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Write input and output side by side.")] = False,

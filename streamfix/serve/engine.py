@@ -21,7 +21,7 @@ from streamfix.serve.costs import Costs, ModelCosts
 from streamfix.serve.detail import Detail
 from streamfix.serve.figures import Figures
 from streamfix.serve.governor import Governor, Plan
-from streamfix.serve.models import Memory, Models
+from streamfix.serve.models import Models
 from streamfix.types import Crop, Frame, Placement
 
 FACES = ("all", "largest", "center")
@@ -90,7 +90,7 @@ class Engine:
         self.keep_before = False
         self._cuts = CutDetector()
         self._follower = LiveFollower(select=select or parse_select(settings.faces, detector))
-        self._memory = Memory()
+        self._memory = models.memory()
         self._model_costs = ModelCosts([effort.share for effort in efforts])
         self._detail = Detail(self._restore)
         self._considered = figures.clock()
@@ -152,7 +152,7 @@ class Engine:
                 if p.strength > 0.0
             ]
         if cut:
-            self._memory = Memory()
+            self._memory = self._models.memory()
         return Looked(frame=frame, crops=crops, faces=len(placements), plan=plan)
 
     def finish(self, looked: Looked) -> Restored:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -20,27 +20,33 @@ from streamfix.types import Crop
 
 _log = logging.getLogger(__name__)
 _MOST_REMEMBERED = 32
+Parser = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
 
 class Memory:
     """What one stream carries from one restoration of a face to its next.
 
-    states: of a recurrent restorer, by track. guard: how sharp each face was lately, counted in restorations.
+    states: of a recurrent restorer, by track. guard: how sharp each face was lately, counted in restorations, and what of
+    it `parser` calls face.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, parser: Parser | None = None) -> None:
         self.states: dict[int, Tensor] = {}
-        self.guard = Guard()
+        self.guard = Guard(parser)
         self.restorations = 0
         self.lock = threading.Lock()
 
 
 class Models:
-    """Restorers by name; one call at a time, whoever asks. batch_size: faces computed together at most."""
+    """Restorers by name; one call at a time, whoever asks.
 
-    def __init__(self, restorers: Mapping[str, Restorer], *, batch_size: int = 4) -> None:
+    batch_size: faces computed together at most. parser: which pixels of a crop are face (faces.parsing.FaceParser).
+    """
+
+    def __init__(self, restorers: Mapping[str, Restorer], *, batch_size: int = 4, parser: Parser | None = None) -> None:
         self._efforts = {name: efforts(restorer) for name, restorer in restorers.items()}
         self._batch_size = batch_size
+        self._parser = parser
         self._lock = threading.Lock()
         self._preparing: dict[tuple[str, int], threading.Thread] = {}
         self._preparing_lock = threading.Lock()
@@ -49,6 +55,10 @@ class Models:
     def names(self) -> list[str]:
         """As `Settings.model` takes them; the first is the default."""
         return list(self._efforts)
+
+    def memory(self) -> Memory:
+        """A new stream's, for `restore`."""
+        return Memory(self._parser)
 
     def changes(self, model: str) -> bool:
         """Whether a model does anything at all."""

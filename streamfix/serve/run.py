@@ -15,6 +15,7 @@ from aiohttp import web
 
 from streamfix.errors import OutputError
 from streamfix.faces.detect import Detector, load_detector
+from streamfix.faces.parsing import FaceParser
 from streamfix.faces.select import parse_select
 from streamfix.restore.base import load_restorer
 from streamfix.serve.config import ServeConfig
@@ -42,6 +43,7 @@ def load_server(
     ignore_background: bool = False,
     embedding: Path | None = None,
     embedding_norm: str = "arcface",
+    parsing: Path | None = None,
     record: Path | None = None,
     overwrite: bool = False,
     virtual_camera: bool = False,
@@ -52,7 +54,8 @@ def load_server(
     camera of this machine too.
     """
     restorer = load_restorer(model, device=device, threads=threads)
-    models = Models({restorer.name: restorer, "passthrough": load_restorer("passthrough")})
+    parser = FaceParser(parsing, threads=1) if parsing is not None else None
+    models = Models({restorer.name: restorer, "passthrough": load_restorer("passthrough")}, parser=parser)
 
     def load() -> Detector:
         # one core searches, or two streams would trip over each other's threads
