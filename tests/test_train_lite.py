@@ -22,7 +22,7 @@ from streamfix.restore.lite.checkpoint import read_checkpoint
 from streamfix.restore.lite.network import LiteConfig, LiteNet
 from streamfix.train.data import FacePairs, face_files, read_face, template_crop
 from streamfix.train.degradations import Mixture
-from streamfix.train.lite import Stage, TrainConfig, train
+from streamfix.train.lite import Stage, TrainConfig, Trainer, train
 from streamfix.train.losses import Lpips, _TapDistance
 from streamfix.train.ship import ship
 
@@ -244,6 +244,28 @@ def test_another_network_is_not_resumed(folder: Path, alex: Path, tmp_path: Path
     other = dataclasses.replace(TINY, middle=2)
     with pytest.raises(UsageError, match="another network"):
         train(config(folder, tmp_path, alex, network=other))
+
+
+def test_a_run_from_before_muon_says_how_to_go_on(folder: Path, alex: Path, tmp_path: Path) -> None:
+    train(config(folder, tmp_path, alex, steps=1))
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    state["optimizer"] = state.pop("optimizers")[1]
+    torch.save(state, tmp_path / "checkpoint.pt")
+    with pytest.raises(UsageError, match="--start a new run"):
+        train(config(folder, tmp_path, alex, steps=2))
+
+
+def test_vgg_sees_every_nth_window_of_a_shard(folder: Path, alex: Path, tmp_path: Path) -> None:
+    truth = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    output = truth.clone()
+    output[1::2] *= 0.5
+    for every, sees in ((1, True), (2, False), (3, True)):
+        stages = (Stage(until=1.0, size=64, batch=4, vgg=64, vgg_every=every),)
+        trainer = Trainer(config(folder, tmp_path / str(every), alex, stages=stages))
+        trainer.losses["vgg"] = (Lpips(alex), 1.0)  # its place, with features that are at hand
+        terms = trainer.loss(output, truth, [0])
+        assert (float(terms["vgg"]) > 1e-3) == sees
+        assert float(terms["alex"]) > 1e-3
 
 
 def test_ship_writes_the_checksum_and_keeps_other_lines(tmp_path: Path) -> None:

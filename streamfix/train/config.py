@@ -19,7 +19,8 @@ class Stage:
     """A part of the run: until this share of it, windows of this size, so many at a time.
 
     vgg, gan: sides of the random windows within each that VGG and the discriminator see, because either costs as much
-    as the network or more. shard: windows that one CPU thread computes at a time.
+    as the network or more. vgg_every: of the windows of a shard, VGG sees the first and every n-th. shard: windows
+    that one CPU thread computes at a time.
     """
 
     until: float
@@ -28,6 +29,7 @@ class Stage:
     vgg: int
     shard: int = 1
     gan: int = 256
+    vgg_every: int = 1
 
 
 STAGES = (

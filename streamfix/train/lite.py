@@ -33,6 +33,7 @@ from streamfix.train.identity import IdentityLoss
 from streamfix.train.log import Log
 from streamfix.train.loop import Report, learn
 from streamfix.train.losses import Lpips, grid_amplitude
+from streamfix.train.muon import Muon
 from streamfix.train.ranks import Ranks
 from streamfix.train.schedule import cosine, follow, write_checkpoint
 from streamfix.train.schedule import read_checkpoint as read_run
@@ -76,14 +77,13 @@ class Trainer:
             for net in (self.net, self.worker):
                 for name, parameter in net.named_parameters():
                     parameter.requires_grad_(name.startswith("memory."))
-        matrices = [p for p in _trained(self.net) if p.ndim > 1]
-        vectors = [p for p in _trained(self.net) if p.ndim <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": c.decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=c.rate,
-            betas=(0.9, 0.99),
-            fused=True,
-        )
+        # kernels between the pictures by Muon; what is at the pictures, and everything that is no kernel, by AdamW
+        kernels = [p for name, p in self.net.named_parameters() if p.requires_grad and _hidden(name, p)]
+        others = [p for name, p in self.net.named_parameters() if p.requires_grad and not _hidden(name, p)]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            Muon(kernels, lr=c.rate, weight_decay=c.decay),
+            torch.optim.AdamW(others, lr=c.rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True),
+        ]
         self.step = 0
         self.sample = 0
         self.seconds = 0.0
@@ -159,7 +159,9 @@ class Trainer:
             # please it
             size = side - 7 if name == "alex" else min(side, self.stage(self.step).vgg)
             y, x = (int(v) for v in rng.integers(0, side - size + 1, 2))
-            terms[name] = net(output[..., y : y + size, x : x + size], truth[..., y : y + size, x : x + size]).mean()
+            some = slice(None) if name == "alex" else slice(0, None, self.stage(self.step).vgg_every)
+            seen, wanted = (t[some, :, y : y + size, x : x + size] for t in (output, truth))
+            terms[name] = net(seen, wanted).mean()
         if self.identity is not None and output.shape[-1] == CROP_SIZE:  # a part of a face is nobody
             terms["id"] = self.identity(output, truth).mean()
         return terms
@@ -224,14 +226,16 @@ class Trainer:
         gradients = self.ranks.mean(_summed([r[0] for r in results], shares))
         for master, gradient in zip(masters, gradients, strict=True):
             master.grad = gradient
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.rate()
         norm = torch.nn.utils.clip_grad_norm_(masters, c.clip)
         if not torch.isfinite(norm):
             raise ModelError(
                 f"the gradient is not finite at step {self.step}; lower the rate and go on from the last checkpoint"
             )
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         if self.adversary is not None and judge is not None:
             self.adversary.update(self.ranks.mean(_summed([r[1] for r in results], shares)))
         follow(self.average, self.net.state_dict(), decay=c.ema, step=self.step)
@@ -246,7 +250,7 @@ class Trainer:
         state = {
             "net": self.net.state_dict(),
             "average": self.average,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
             "sample": self.sample,
             "seconds": self.seconds,
@@ -268,7 +272,10 @@ class Trainer:
             raise UsageError(f"{self.checkpoint} was trained with another network; choose another run folder")
         self.net.load_state_dict(state["net"])
         self.average = {k: v.clone() for k, v in state["average"].items()}
-        self.optimizer.load_state_dict(state["optimizer"])
+        if "optimizers" not in state:
+            raise UsageError(f"{self.checkpoint} is from before Muon; --start a new run from its lite.safetensors")
+        for optimizer, its in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(its)
         self.step, self.sample, self.seconds = state["step"], state["sample"], state["seconds"]
         if self.adversary is not None and "adversary" in state:  # a run may be given an adversary later
             self.adversary.load_state_dict(state["adversary"])
@@ -276,6 +283,10 @@ class Trainer:
 
 def _trained(net: LiteNet) -> list[torch.nn.Parameter]:
     return [p for p in net.parameters() if p.requires_grad]
+
+
+def _hidden(name: str, parameter: Tensor) -> bool:
+    return parameter.ndim == 4 and not name.startswith(("stem.", "out.", "memory.gate."))
 
 
 def _channels_last(images: Tensor) -> Tensor:
