@@ -32,8 +32,8 @@ class LiteConfig:
     """Shape of the network; it travels in the metadata of the weight file.
 
     widths: channels at strides 4, 8, 16 and 32. encoder, decoder: residual blocks at strides 4, 8, 16. middle: at
-    stride 32. head: channels at strides 2 and 1. memory: channels of the gate that lets detail of the frame before
-    through; 0 for a network that does not look back.
+    stride 32. head: channels at strides 2 and 1. detail: residual blocks at stride 2. memory: channels of the gate that
+    lets detail of the frame before through; 0 for a network that does not look back.
     """
 
     widths: tuple[int, int, int, int] = (64, 112, 224, 256)
@@ -41,6 +41,7 @@ class LiteConfig:
     middle: int = 3
     decoder: tuple[int, int, int] = (1, 2, 2)
     head: tuple[int, int] = (32, 8)
+    detail: int = 0
     memory: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -108,6 +109,7 @@ class LiteNet(nn.Module):
         )
         self.to_half = _shuffle_conv(w0, half)
         self.fuse = _conv(half + 12, half)
+        self.detail = nn.Sequential(*(Block(half) for _ in range(c.detail)))
         self.to_full = _shuffle_conv(half, full)
         self.out = _conv(full, 3, gain=0.1)
         self.memory = Memory(w0, c.memory) if c.memory else None
@@ -138,7 +140,7 @@ class LiteNet(nn.Module):
         *,
         position: Tensor | None = None,
     ) -> Tensor:
-        """Restore; x may be of more precision than the weights.
+        """Restore; x may be of more precision than the weights, and its own is kept.
 
         previous: (B, 3, H, W), the restored crops of the frames before; all 0, or None, is none. Ignored by a network
         without memory. origin: see position(). position: the embedding itself where the caller has it at hand
@@ -146,6 +148,11 @@ class LiteNet(nn.Module):
         """
         if position is None:
             position = self.position(x.shape[-2], x.shape[-1], origin)
+        # bfloat16 alone would quantise bright skin to half an 8-bit level
+        return x + self.change(x, previous, position)
+
+    def change(self, x: Tensor, previous: Tensor | None, position: Tensor) -> Tensor:
+        """What restoring adds to x, in its precision; see forward."""
         inner = x.to(self.stem.weight.dtype)
         y = F.leaky_relu(self.stem(F.pixel_unshuffle(inner, 4)), _SLOPE, inplace=True)
         skips = []
@@ -161,13 +168,12 @@ class LiteNet(nn.Module):
         features = y
         y = F.leaky_relu(F.pixel_shuffle(self.to_half(y), 2), _SLOPE, inplace=True)
         y = F.leaky_relu(self.fuse(torch.cat((y, F.pixel_unshuffle(inner, 2)), dim=1)), _SLOPE, inplace=True)
-        y = F.leaky_relu(F.pixel_shuffle(self.to_full(y), 2), _SLOPE, inplace=True)
-        # the sum keeps the precision of x: bfloat16 alone would quantise bright skin to half an 8-bit level
-        residual: Tensor = self.out(y)
-        answer = x + residual.to(x.dtype)
+        y = F.leaky_relu(F.pixel_shuffle(self.to_full(self.detail(y)), 2), _SLOPE, inplace=True)
+        residual: Tensor = self.out(y).to(x.dtype)
         if self.memory is None or previous is None:
-            return answer
-        return self.memory(answer, x, previous.to(x.dtype), features)  # type: ignore[no-any-return]
+            return residual
+        carried: Tensor = self.memory(x + residual, x, previous.to(x.dtype), features)
+        return residual + carried
 
 
 class Memory(nn.Module):
@@ -186,9 +192,9 @@ class Memory(nn.Module):
         self.gate = _conv(width, 1, gain=0.1)
 
     def forward(self, answer: Tensor, x: Tensor, previous: Tensor, features: Tensor) -> Tensor:
-        """Steadied answer, (B, 3, H, W).
+        """What to add to the answer, (B, 3, H, W).
 
-        answer, x, previous: (B, 3, H, W); a sample whose `previous` is 0 throughout keeps its answer. features: (B, C,
+        answer, x, previous: (B, 3, H, W); 0 for a sample whose `previous` is 0 throughout. features: (B, C,
         H/4, W/4).
         """
         change = previous - answer
@@ -201,7 +207,7 @@ class Memory(nn.Module):
         gate = F.interpolate(gate, scale_factor=4.0, mode="bilinear", align_corners=False)
         coarse = F.interpolate(F.avg_pool2d(change, 32), scale_factor=32.0, mode="bilinear", align_corners=False)
         there = (previous != 0).flatten(1).any(dim=1).to(answer.dtype).view(-1, 1, 1, 1)
-        return answer + there * gate * (change - coarse)
+        return there * gate * (change - coarse)
 
 
 class _Down(nn.Module):

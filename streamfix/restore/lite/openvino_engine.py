@@ -1,4 +1,4 @@
-"""LiteNet on a CPU through OpenVINO, in float32: the answers of torch within 1e-4, in less time.
+"""LiteNet on a CPU through OpenVINO: in float32 the answers of torch within 1e-4, in less time; in bfloat16 within 1/255.
 
 The network that torch would run is converted in memory at the first call (about a second), whatever its inputs are: no
 second weight file, nothing on disk that could grow stale. Nothing is reported to anyone, see `_quietly`.
@@ -34,111 +34,112 @@ def available() -> bool:
     return suits() and importlib.util.find_spec("openvino") is not None
 
 
-class _Whole(nn.Module):
-    """LiteNet on whole crops, its position embedding a constant."""
+class _Change(nn.Module):
+    """What LiteNet adds to whole crops, its position embedding a constant."""
 
     def __init__(self, net: LiteNet, position: Tensor) -> None:
         super().__init__()
         self.net, self.position = net, position
 
     def forward(self, crops: Tensor, previous: Tensor | None = None) -> Tensor:
-        answer: Tensor = self.net(crops, previous, position=self.position)
-        return answer
+        return self.net.change(crops, previous, self.position)
 
 
 class OpenVinoNet:
     """LiteNet.forward, one face to an inference, so that a face never depends on its neighbours.
 
+    The network's changes are computed in `dtype` (float32 or bfloat16) and added to the crops in float32, as torch does.
     net: float32, on the CPU. position: its embedding, (1, C, height/16, width/16), for whole crops or always the same window of
     them. threads: of the CPU, to use at most.
     """
 
-    def __init__(self, net: LiteNet, position: Tensor, threads: int) -> None:
+    def __init__(self, net: LiteNet, position: Tensor, threads: int, dtype: torch.dtype) -> None:
         self.version = importlib.metadata.version("openvino")
-        self._memory = net.memory is not None
-        self._whole = _Whole(net, position).eval()
+        self._net, self._position = net, position
         self._shape = (1, 3, 16 * position.shape[-2], 16 * position.shape[-1])
         self._threads = threads
-        self._model: Any = None
-        self._decoder: Any = None
-        self._requests: dict[int, list[Any]] = {}
+        self._dtype = dtype
+        self._models: dict[int, tuple[Any, Any]] = {}
+        self._requests: dict[tuple[int, int], list[Any]] = {}
         self._lock = threading.Lock()  # a request serves one caller at a time
 
     def at(self, position: Tensor) -> OpenVinoNet:
         """The same network on another window."""
-        return OpenVinoNet(self._whole.net, position, self._threads)
+        return OpenVinoNet(self._net, position, self._threads, self._dtype)
 
     def prepare(self) -> None:
         """Convert and compile for one face now."""
         with self._lock:
-            if 1 not in self._requests:
-                self._compile(1)
+            if (1, 1) not in self._requests:
+                self._compile(1, 1)
 
     def __call__(self, crops: Tensor, previous: Tensor | None) -> Tensor:
         """Restore: float32 (B, 3, height, width), and the crops before or None, to float32 of the same shape.
 
         Raises ModelError when this OpenVINO cannot take the network.
         """
-        faces = [_rows(crops)]
-        if self._memory:
-            faces.append(np.zeros_like(faces[0]) if previous is None else _rows(previous))
+        pictures = [crops] if previous is None or self._net.memory is None else [crops, previous]
         with self._lock:
-            return torch.from_numpy(np.concatenate(self._answers(list(zip(*faces, strict=True)))))
+            changes = self._changes(list(zip(*map(_rows, pictures), strict=True)))
+        return torch.from_numpy(np.concatenate(changes)).add_(crops)
 
-    def _answers(self, faces: Sequence[tuple[np.ndarray[Any, Any], ...]]) -> list[np.ndarray[Any, Any]]:
+    def _changes(self, faces: Sequence[tuple[np.ndarray[Any, Any], ...]]) -> list[np.ndarray[Any, Any]]:
         # as many faces at a time as there are threads, each with its share of them: threads that work on one face wait
         # for each other at every layer
         streams = min(self._threads, len(faces))
-        requests = self._requests.get(streams) or self._compile(streams)
-        answers = []
+        inputs = len(faces[0])
+        requests = self._requests.get((streams, inputs)) or self._compile(streams, inputs)
+        changes = []
         for start in range(0, len(faces), streams):
             part = list(zip(requests, faces[start : start + streams], strict=False))
-            for request, inputs in part:
-                request.start_async([i[None] for i in inputs])
+            for request, pictures in part:
+                request.start_async([p[None] for p in pictures])
             for request, _ in part:
                 request.wait()
-                answers.append(np.array(request.get_output_tensor().data))
-        return answers
+                changes.append(np.array(request.get_output_tensor().data))
+        return changes
 
-    def _compile(self, streams: int) -> list[Any]:
+    def _compile(self, streams: int, inputs: int) -> list[Any]:
         openvino = _quietly()
         try:
-            if self._model is None:
-                self._model = self._convert()
+            if inputs not in self._models:
+                self._models[inputs] = self._convert(inputs)
             settings = {
-                "INFERENCE_PRECISION_HINT": "f32",
+                "INFERENCE_PRECISION_HINT": "bf16" if self._dtype is torch.bfloat16 else "f32",
                 "NUM_STREAMS": str(streams),
                 "INFERENCE_NUM_THREADS": str(self._threads),
             }
             with keep_signal_stack():
-                compiled = openvino.Core().compile_model(self._model, "CPU", settings)
-                self._requests[streams] = [compiled.create_infer_request() for _ in range(streams)]
+                compiled = openvino.Core().compile_model(self._models[inputs][0], "CPU", settings)
+                self._requests[streams, inputs] = [compiled.create_infer_request() for _ in range(streams)]
         except RuntimeError as error:  # also its own exceptions
             first = str(error).strip().splitlines()[0]
             raise ModelError(
                 f"OpenVINO {self.version} does not take the lite network ({first}); "
                 "install another version, or none: torch is used then"
             ) from error
-        return self._requests[streams]
+        return self._requests[streams, inputs]
 
-    def _convert(self) -> Any:
+    def _convert(self, inputs: int) -> tuple[Any, Any]:
+        # of 1 input, crops, or 2, crops and the crops before; the model, and what it looks its weights up in
         from openvino.frontend import FrontEndManager
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-        example = tuple(torch.ones(self._shape) for _ in range(2 if self._memory else 1))
+        example = tuple(torch.ones(self._shape) for _ in range(inputs))
+        change = _Change(self._net, self._position).eval()
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # one pass over one face: it stalls for a second where another program takes a core
         try:
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")  # tracing fixes shapes, which is what is wanted here
-                traced = torch.jit.trace(self._whole, example, check_trace=False)  # type: ignore[no-untyped-call]
+                traced = torch.jit.trace(change, example, check_trace=False)  # type: ignore[no-untyped-call]
         finally:
             torch.set_num_threads(threads)
-        self._decoder = TorchScriptPythonDecoder(traced)  # the model looks its weights up in there
+        decoder = TorchScriptPythonDecoder(traced)
         frontend = FrontEndManager().load_by_framework("pytorch")
-        model = frontend.convert(frontend.load(self._decoder))
+        model = frontend.convert(frontend.load(decoder))
         model.reshape({port: tuple(x.shape) for port, x in zip(model.inputs, example, strict=True)})
-        return model
+        return model, decoder
 
 
 def _quietly() -> Any:

@@ -36,8 +36,8 @@ class LiteRestorer:
     """The small U-Net behind the Restorer protocol; takes no noise.
 
     path: a weight file, or None for the embedded one, whose sha256 is checked. dtype: None picks bfloat16 on CPUs with
-    instructions for it, half precision on GPUs, float32 else. openvino: run float32 on a CPU through OpenVINO; None does
-    where it is installed. `engine` says what runs. It never depends on a measurement, so one machine gives one answer.
+    instructions for it, half precision on GPUs, float32 else. openvino: run on a CPU through OpenVINO; None does where it
+    is installed. `engine` says what runs. It never depends on a measurement, so one machine gives one answer.
     """
 
     name = "lite"
@@ -72,8 +72,8 @@ class LiteRestorer:
         self.recurrent = config.memory > 0
         self._window: tuple[int, int, int] | None = None
         self._openvino: OpenVinoNet | None = None
-        if self.device.type == "cpu" and dtype is torch.float32 and (available() if openvino is None else openvino):
-            self._openvino = OpenVinoNet(net, position, self._threads)
+        if self.device.type == "cpu" and (available() if openvino is None else openvino):
+            self._openvino = OpenVinoNet(net, position, self._threads, dtype)
             self.engine = f"OpenVINO {self._openvino.version}"
         else:
             self.engine = "channels_last"
