@@ -269,7 +269,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def test_every_shipped_configuration_can_be_read() -> None:
     assert set(VARIANTS) <= set(shipped())
-    for name in shipped():
+    for name in (n for n in shipped() if n.startswith("interlcm")):
         InterLCMConfig.load(name, data="faces", run="run", lpips="lpips.pth")
 
 

@@ -22,7 +22,7 @@ from streamfix.restore.lite.checkpoint import read_checkpoint
 from streamfix.restore.lite.network import LiteConfig, LiteNet
 from streamfix.train.data import FacePairs, face_files, read_face, template_crop
 from streamfix.train.degradations import Mixture
-from streamfix.train.lite import Stage, TrainConfig, Trainer, train
+from streamfix.train.lite import Stage, TrainConfig, Trainer, grown, train
 from streamfix.train.losses import Lpips, _TapDistance
 from streamfix.train.ship import ship
 
@@ -103,6 +103,19 @@ def test_training_lowers_the_loss(folder: Path, alex: Path, tmp_path: Path) -> N
     train(config(folder, tmp_path, alex, steps=60, stages=stages, rate=2e-3, mixture=mixture, recurrent=0.0))
     totals = [float(row[1]) for row in losses(tmp_path)]
     assert np.mean(totals[-20:]) < 0.9 * np.mean(totals[:10])
+
+
+def test_a_network_that_has_grown_answers_as_the_one_it_began_from(tmp_path: Path) -> None:
+    small = LiteNet(dataclasses.replace(TINY, memory=0)).eval()
+    large = LiteNet(dataclasses.replace(TINY, encoder=(1, 2, 1), middle=3, detail=2)).eval()
+    x = torch.rand(1, 3, 64, 64) * 2 - 1
+    before = large(x)
+    large.load_state_dict(grown(small.state_dict(), large))
+    assert not torch.equal(before, small(x))
+    assert torch.equal(large(x), small(x))
+    assert any(
+        v.any() for k, v in large.state_dict().items() if k.startswith("middle.2.first")
+    )  # something to learn from
 
 
 def test_clips_are_learnt_from_and_flicker_is_paid_for(folder: Path, alex: Path, tmp_path: Path) -> None:

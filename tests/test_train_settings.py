@@ -11,6 +11,7 @@ from training_files import made_up_faces
 
 from streamfix.errors import UsageError
 from streamfix.restore.interlcm.restorer import WHITE
+from streamfix.train.config import Stage, TrainConfig
 from streamfix.train.interlcm_config import InterLCMConfig
 from streamfix.train.settings import read_settings
 from streamfix.train.tasks import TaskPairs
@@ -68,6 +69,27 @@ def test_files_extend_files_and_options_go_before_both(tmp_path: Path) -> None:
         InterLCMConfig.load(tmp_path / "second.toml")
     with pytest.raises(UsageError, match="needs its weight file"):
         InterLCMConfig.load("interlcm-3step", data="faces", run="run")
+
+
+def test_lite_reads_stages_and_shapes_and_options_go_before_both(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        "extends = 'lite-further'\n[network]\nwidths = [8, 8, 16, 16]\n[[stages]]\nuntil = 1\nsize = 64\nbatch = 2\nvgg = 64\n"
+    )
+    given: dict[str, object] = {"data": "faces", "run": "run", "steps": 5}
+    config = TrainConfig.of(read_settings(tmp_path / "mine.toml"), **given, rate=1e-3, alex=None)
+    assert config.stages == (Stage(until=1.0, size=64, batch=2, vgg=64),)
+    assert config.network.widths == (8, 8, 16, 16)
+    assert (config.rate, config.last_rate, config.alex, config.mixture.paper) == (1e-3, 3e-6, 0.8, 0.46)
+    assert config.data == Path("faces")
+    for text, told in (
+        ("[network]\nwidths = [8, 8]", "network.widths is a list of 4, not"),
+        ("[network]\nwidths = [8, 8, 8, 'x']", r"network.widths\[3\] is a whole number"),
+        ("stages = 3", "stages is a list of settings"),
+        ("[[stages]]\nuntil = 1.0", r"the setting stages\[0\].size is missing"),
+    ):
+        (tmp_path / "wrong.toml").write_text(text)
+        with pytest.raises(UsageError, match=told):
+            TrainConfig.of(read_settings(tmp_path / "wrong.toml"), **given)
 
 
 def pairs_of(tmp_path: Path, name: str, **changes: object) -> TaskPairs:

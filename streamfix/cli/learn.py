@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from streamfix.cli.common import out, told
-from streamfix.cli.training import Data, Device, Minutes, Rate, Run, Seed, Steps, Workers, training_bar
+from streamfix.cli.training import Data, Device, Minutes, Run, Steps, Workers, training_bar
 
 train_app = typer.Typer(help="Train the networks on your own faces.", no_args_is_help=True)
 
@@ -24,33 +24,45 @@ def _train() -> None:  # with a callback a lone command keeps its name
 def train_lite(
     data: Data,
     run: Run = Path("runs/lite"),
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help="TOML file, or a shipped configuration such as lite-further; options go before its settings."
+        ),
+    ] = None,
     steps: Steps = None,
     minutes: Minutes = None,
     lpips_alex: Annotated[Path | None, typer.Option(help="LPIPS weights with AlexNet features (.pth).")] = None,
     lpips_vgg: Annotated[Path | None, typer.Option(help="LPIPS weights with VGG16 features (.pth).")] = None,
-    l1: Annotated[float, typer.Option(help="Weight of the L1 loss.", min=0)] = 1.0,
-    alex: Annotated[float, typer.Option(help="Weight of LPIPS over AlexNet.", min=0)] = 0.5,
-    vgg: Annotated[float, typer.Option(help="Weight of LPIPS over VGG16.", min=0)] = 0.5,
-    grid: Annotated[float, typer.Option(help="Weight against 2- and 4-pixel patterns.", min=0)] = 0.1,
-    id_: Annotated[float, typer.Option("--id", help="Weight of the identity loss (whole crops only).", min=0)] = 0.0,
+    l1: Annotated[float | None, typer.Option(help="Weight of the L1 loss (1).", min=0)] = None,
+    alex: Annotated[float | None, typer.Option(help="Weight of LPIPS over AlexNet (0.5).", min=0)] = None,
+    vgg: Annotated[float | None, typer.Option(help="Weight of LPIPS over VGG16 (0.5).", min=0)] = None,
+    grid: Annotated[float | None, typer.Option(help="Weight against 2- and 4-pixel patterns (0.1).", min=0)] = None,
+    id_: Annotated[
+        float | None, typer.Option("--id", help="Weight of the identity loss (0; whole crops only).", min=0)
+    ] = None,
     identity: Annotated[
         Path | None, typer.Option(help="ONNX face embedding for --id, input (1, 3, 112, 112) RGB.")
     ] = None,
     identity_norm: Annotated[
-        str, typer.Option(help="Input scaling of the embedding: arcface or imagenet.")
-    ] = "arcface",
-    recurrent: Annotated[float, typer.Option(help="Share of steps on short clips.", min=0, max=1)] = 0.5,
-    flicker: Annotated[float, typer.Option(help="Weight of flicker against the truth in clips.", min=0)] = 0.5,
+        str | None, typer.Option(help="Input scaling of the embedding: arcface (default) or imagenet.")
+    ] = None,
+    recurrent: Annotated[float | None, typer.Option(help="Share of steps on short clips (0.5).", min=0, max=1)] = None,
+    flicker: Annotated[
+        float | None, typer.Option(help="Weight of flicker against the truth in clips (0.5).", min=0)
+    ] = None,
     memory_only: Annotated[
-        bool, typer.Option("--memory-only", help="Train what looks at the frame before, and nothing else.")
-    ] = False,
-    gan: Annotated[float, typer.Option(help="Weight of the adversarial loss, e.g. 0.1.", min=0)] = 0.0,
-    gan_start: Annotated[float, typer.Option(help="Share of the run after which it sets in.", min=0, max=1)] = 0.6,
-    rate: Rate = 4e-4,
+        bool | None, typer.Option("--memory-only", help="Train what looks at the frame before, and nothing else.")
+    ] = None,
+    gan: Annotated[float | None, typer.Option(help="Weight of the adversarial loss, e.g. 0.1 (0).", min=0)] = None,
+    gan_start: Annotated[
+        float | None, typer.Option(help="Share of the run after which it sets in (0.6).", min=0, max=1)
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Highest learning rate (4e-4).", min=0)] = None,
     batch: Annotated[
         int | None, typer.Option(help="Faces per step in every stage (2 to 8 on a CPU, 32 on a GPU).", min=1)
     ] = None,
-    seed: Seed = 0,
+    seed: Annotated[int | None, typer.Option(help="One seed, one result (0).")] = None,
     start: Annotated[Path | None, typer.Option(help="Begin from these weights (.safetensors).")] = None,
     teacher: Annotated[
         str | None, typer.Option(help="Learn the answers of this restorer: interlcm, with options if wanted.")
@@ -59,15 +71,14 @@ def train_lite(
     workers: Workers = 1,
 ) -> None:
     """Train the embedded restorer, or go on training it."""
-    from streamfix.train.config import STAGES, TrainConfig
+    from streamfix.train.config import TrainConfig
     from streamfix.train.lite import train
+    from streamfix.train.settings import read_settings
 
-    stages = STAGES if teacher is None else STAGES[-1:]  # a teacher restores whole crops
-
-    config = TrainConfig(
+    settings = TrainConfig.of(
+        {} if config is None else read_settings(config),
         data=data,
         run=run,
-        stages=tuple(replace(stage, batch=batch or stage.batch) for stage in stages),
         steps=steps,
         minutes=minutes,
         lpips_alex=lpips_alex,
@@ -91,6 +102,9 @@ def train_lite(
         device=device,
         workers=workers,
     )
+    # a teacher restores whole crops
+    stages = settings.stages if teacher is None else settings.stages[-1:]
+    settings = replace(settings, stages=tuple(replace(stage, batch=batch or stage.batch) for stage in stages))
     with training_bar() as show:
-        weights = train(config, report=show)
+        weights = train(settings, report=show)
     out.print(f"averaged weights: {weights}", highlight=False, markup=False, soft_wrap=True)

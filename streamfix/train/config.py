@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from streamfix.errors import UsageError
 from streamfix.restore.lite.network import LiteConfig
@@ -11,6 +13,7 @@ from streamfix.train.adversary import SMALLEST
 from streamfix.train.data import Augmentation
 from streamfix.train.degradations import Mixture
 from streamfix.train.motion import Motion
+from streamfix.train.settings import filled, merged
 from streamfix.types import CROP_SIZE
 
 
@@ -37,6 +40,9 @@ STAGES = (
     Stage(until=1.0, size=CROP_SIZE, batch=2, vgg=192),
 )
 """Windows first, then whole crops; as many as two CPU cores can chew."""
+
+LITE = LiteConfig(middle=5, detail=1, memory=32)
+"""The shape of the network that ships."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +89,7 @@ class TrainConfig:
     lpips_vgg: Path | None = None
     identity: Path | None = None
     identity_norm: str = "arcface"
-    network: LiteConfig = field(default_factory=lambda: LiteConfig(memory=32))
+    network: LiteConfig = field(default_factory=lambda: LITE)
     mixture: Mixture = field(default_factory=Mixture)
     augmentation: Augmentation = field(default_factory=Augmentation)
     motion: Motion = field(default_factory=Motion)
@@ -94,6 +100,11 @@ class TrainConfig:
     threads: int | None = None
     save_every: float = 180.0
     log_every: int = 20
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any], **given: Any) -> TrainConfig:
+        """A configuration of such tables as a TOML file has; given: settings in place of its own, None for no change."""
+        return filled(cls, merged(table, {k: v for k, v in given.items() if v is not None}))
 
     def check(self) -> None:
         """UsageError where options contradict each other."""

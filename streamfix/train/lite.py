@@ -12,7 +12,7 @@ two runs of one seed on one machine agree.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
@@ -45,6 +45,16 @@ _RAMP = 0.02
 should not lead."""
 
 
+def grown(state: Mapping[str, Tensor], net: LiteNet) -> dict[str, Tensor]:
+    """The weights of a smaller network in a larger one: what it lacks begins as `net` has it, and changes no picture.
+
+    Blocks and the memory can be added, not widths.
+    """
+    fresh = {k: v for k, v in net.state_dict().items() if k not in state}
+    silent = {k: torch.zeros_like(v) for k, v in fresh.items() if k.endswith("second.weight") and "memory." not in k}
+    return {**fresh, **silent, **state}
+
+
 class Trainer:
     """Network, averaged weights, optimiser and counters of one run."""
 
@@ -60,8 +70,7 @@ class Trainer:
         self.net = LiteNet(c.network).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if c.start is not None:
             state, _ = read_checkpoint(c.start)
-            fresh = self.net.state_dict() if c.network.memory else {}  # a network that could not look back learns to
-            self.net.load_state_dict({**{k: v for k, v in fresh.items() if k.startswith("memory.")}, **state})
+            self.net.load_state_dict(grown(state, self.net))
         # computing weights: bfloat16 where that is fast, but for the position embedding; the fp32 masters above are what
         # the optimiser moves
         self.dtype = torch.bfloat16 if self.device.type == "cuda" or fast_bfloat16() else torch.float32

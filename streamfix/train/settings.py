@@ -88,6 +88,14 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         if value is None:
             return None
         (kind,) = [k for k in get_args(kind) if k is not NoneType]
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        if not isinstance(value, list) or (kinds[-1] is not Ellipsis and len(value) != len(kinds)):
+            raise UsageError(
+                f"{where} is a list of {'settings' if kinds[-1] is Ellipsis else len(kinds)}, not {value!r}"
+            )
+        kinds = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
+        return tuple(_value(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
     if is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise UsageError(f"{where} is a table of settings, not {value!r}")
