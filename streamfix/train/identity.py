@@ -33,15 +33,17 @@ class IdentityLoss(nn.Module):
         self.std: Tensor
         for name, values in zip(("mean", "std"), NORMS[norm], strict=True):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
-        reach = round(ARCFACE_BLUR * 4)
-        taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / ARCFACE_BLUR) ** 2)
-        self.taps: Tensor
-        self.register_buffer("taps", (taps / taps.sum()).expand(3, 1, 1, -1).contiguous(), persistent=False)
-        y, x = np.mgrid[:ARCFACE_SIZE, :ARCFACE_SIZE]
-        places = apply(invert(arcface_matrix()), np.stack((x, y), -1))  # where in the crop each input pixel lies
-        self.grid: Tensor
-        grid = torch.from_numpy(places * 2 / (CROP_SIZE - 1) - 1).float()[None]
-        self.register_buffer("grid", grid, persistent=False)
+        self.rows: Tensor
+        self.columns: Tensor
+        middle = np.full(ARCFACE_SIZE, ARCFACE_SIZE // 2)
+        line = np.arange(ARCFACE_SIZE)
+        # where in the crop the input's rows and columns lie: templates are turned against each other by 0.01 degrees only
+        places = invert(arcface_matrix())
+        for name, at in (
+            ("rows", apply(places, np.stack((middle, line), -1))[:, 1]),
+            ("columns", apply(places, np.stack((line, middle), -1))[:, 0]),
+        ):
+            self.register_buffer(name, _sampled(torch.from_numpy(at).float()), persistent=False)
         try:
             with torch.no_grad():
                 shape = self._embed(torch.zeros(1, 3, CROP_SIZE, CROP_SIZE)).shape
@@ -54,12 +56,7 @@ class IdentityLoss(nn.Module):
 
     def align(self, image: Tensor) -> Tensor:
         """Crops (B, 3, 512, 512) in [-1, 1] as scaled input (B, 3, 112, 112) of the embedding."""
-        reach = self.taps.shape[-1] // 2
-        x = F.pad(image.float() * 0.5 + 0.5, (reach,) * 4, "reflect")
-        x = F.conv2d(F.conv2d(x, self.taps, groups=3), self.taps.transpose(2, 3), groups=3)
-        face = F.grid_sample(
-            x, self.grid.expand(x.shape[0], -1, -1, -1), mode="bilinear", padding_mode="border", align_corners=True
-        )
+        face = self.rows @ (image.float() * 0.5 + 0.5) @ self.columns.T
         return (face - self.mean) / self.std
 
     def _embed(self, image: Tensor) -> Tensor:
@@ -75,3 +72,16 @@ class IdentityLoss(nn.Module):
         with torch.no_grad():
             wanted = self.embed(truth)
         return 1 - (self.embed(image) * wanted).sum(1)
+
+
+def _sampled(places: Tensor) -> Tensor:
+    """(N,) places along a side of a crop -> (N, 512): blur, mirrored at the border, and linear interpolation, as one matrix."""
+    reach = round(ARCFACE_BLUR * 4)
+    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / ARCFACE_BLUR) ** 2)
+    padded = F.pad(torch.eye(CROP_SIZE)[:, None], (reach, reach), "reflect")
+    blurred = F.conv1d(padded, (taps / taps.sum()).view(1, 1, -1))[:, 0].T  # row i: what the blurred pixel i is made of
+    places = places.clamp(0, CROP_SIZE - 1)
+    below = places.floor().clamp(max=CROP_SIZE - 2)
+    share = (places - below)[:, None]
+    first = below.long()
+    return blurred[first] * (1 - share) + blurred[first + 1] * share
