@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from streamfix import load_restorer
 from streamfix.cli import app
 from streamfix.errors import InputError, ModelError, UsageError
-from streamfix.evaluate.faces import evaluate_faces, read_groups
+from streamfix.evaluate.faces import DEGRADATIONS, degraded_face, evaluate_faces, read_groups
 from streamfix.evaluate.metrics import Metrics, psnr, ssim
 from streamfix.evaluate.video import evaluate_video
 from streamfix.faces.detect import load_detector
@@ -67,6 +67,23 @@ def test_wrong_names_are_refused(faces: Path, tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"no network")
     with pytest.raises(ModelError, match=r"x\.onnx"):
         FaceEmbedding(tmp_path / "x.onnx")
+
+
+def test_a_face_is_degraded_by_its_name_and_the_seed_alone(faces: Path, tmp_path: Path) -> None:
+    file = sorted(faces.iterdir())[0]
+    (tmp_path / file.name).write_bytes(file.read_bytes())
+    losses = {}
+    for name in DEGRADATIONS:
+        degraded, truth = degraded_face(file, name, 3)
+        assert degraded.shape == truth.shape == (512, 512, 3)
+        assert degraded.dtype == np.float32
+        assert 0 <= degraded.min() <= degraded.max() <= 1
+        assert np.array_equal(degraded, degraded_face(tmp_path / file.name, name, 3)[0])
+        losses[name] = float(
+            np.mean([np.abs(np.subtract(*degraded_face(file, name, seed))).mean() for seed in range(6)])
+        )
+    assert 0 < losses["mild"] < losses["paper"] < losses["heavy"]
+    assert losses["mild"] < losses["footage"]
 
 
 def test_groups_are_words_or_thirds(tmp_path: Path) -> None:

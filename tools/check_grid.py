@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from streamfix import load_restorer
-from streamfix.evaluate.faces import RECIPES
+from streamfix.evaluate.faces import degraded_face
 from streamfix.evaluate.grid import lasting_grid, local_grid, weaves
 from streamfix.restore.base import describe, restore_images
-from streamfix.train.data import face_files, read_face, template_crop
-from streamfix.train.degradations import published
+from streamfix.train.data import face_files
 
 WEAVE = 10.0
 
@@ -36,11 +35,9 @@ def main() -> int:
     measured: dict[str, list[tuple[float, float]]] = {}
     kept: dict[str, list[np.ndarray]] = {}
     for file in sorted(face_files(options.folder), key=lambda p: zlib.crc32(p.name.encode()))[: options.limit]:
-        real = template_crop(read_face(file))
-        pictures = {"real": real}
-        for name, recipe in RECIPES.items():
-            rng = np.random.default_rng([options.seed, zlib.crc32(file.name.encode())])
-            degraded = published([real], recipe, rng)[0]
+        pictures: dict[str, np.ndarray] = {}
+        for name in ("paper", "heavy"):
+            degraded, pictures["real"] = degraded_face(file, name, options.seed)
             pictures[f"degraded, {name}"] = degraded
             pictures[f"restored, {name}"] = restore_images(restorer, [degraded])[0]
         for name, picture in pictures.items():

@@ -23,7 +23,7 @@ Folder = Annotated[Path, typer.Argument(help="Folder of clean aligned faces.", m
 def evaluate_faces(
     folder: Folder,
     model: Annotated[str, typer.Option(help="As for enhance.")] = "auto",
-    degradation: Annotated[str, typer.Option(help="paper or heavy.")] = "paper",
+    degradation: Annotated[str, typer.Option(help="paper, heavy, mild or footage.")] = "paper",
     limit: Annotated[int, typer.Option(help="How many faces.", min=1)] = 60,
     seed: Annotated[int, typer.Option(help="Of the degradation.")] = 0,
     peer: Annotated[

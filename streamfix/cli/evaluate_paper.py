@@ -67,7 +67,8 @@ def _data(
     ],
     limit: Annotated[int | None, typer.Option(help="How many faces of each set.", min=1, rich_help_panel=_DATA)] = None,
     degradation: Annotated[
-        str, typer.Option(help="paper or heavy, for clean faces without a folder lq.", rich_help_panel=_DATA)
+        str,
+        typer.Option(help="paper, heavy, mild or footage, for clean faces without a folder lq.", rich_help_panel=_DATA),
     ] = "paper",
     degradation_seed: Annotated[int, typer.Option(help="Of that degradation.", rich_help_panel=_DATA)] = 0,
     photos: Annotated[

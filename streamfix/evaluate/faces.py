@@ -17,9 +17,28 @@ from streamfix.evaluate.metrics import Metrics, Picture
 from streamfix.evaluate.peers import Peer
 from streamfix.restore.base import Restorer, restore_images
 from streamfix.train.data import face_files, read_face, template_crop
-from streamfix.train.degradations import HEAVY, PAPER, published
+from streamfix.train.degradations import HEAVY, MILD, PAPER, footage, published
 
-RECIPES = {"paper": PAPER, "heavy": HEAVY}
+DEGRADATIONS: dict[str, Callable[[Sequence[Picture], np.random.Generator], Sequence[Picture]]] = {
+    "paper": lambda frames, rng: published(frames, PAPER, rng),
+    "heavy": lambda frames, rng: published(frames, HEAVY, rng),
+    "mild": lambda frames, rng: published(frames, MILD, rng),
+    "footage": footage,
+}
+"""What can be done to a clean face before it is restored, by name; see train.degradations."""
+
+
+def check_degradation(name: str) -> None:
+    """UsageError where it is none of DEGRADATIONS."""
+    if name not in DEGRADATIONS:
+        raise UsageError(f"there is no degradation called {name!r}; choose one of: {', '.join(DEGRADATIONS)}")
+
+
+def degraded_face(file: Path, degradation: str, seed: int) -> tuple[Picture, Picture]:
+    """(degraded, truth) of a clean aligned face, by a generator seeded with (seed, its name): a face depends on no other."""
+    truth = template_crop(read_face(file))
+    rng = np.random.default_rng([seed, zlib.crc32(file.name.encode())])
+    return DEGRADATIONS[degradation]([truth], rng)[0], truth
 
 
 @dataclass(slots=True)
@@ -91,19 +110,15 @@ def evaluate_faces(
 ) -> FaceScores:
     """Measure a restorer on the first `limit` faces of a folder (sorted by a hash of their names, so that sources mix).
 
-    folder: aligned faces, 512x512 or larger with a margin (see `streamfix train`). degradation: "paper" or "heavy" (the
-    published recipes). peers: others that restore the same degraded faces, by name. Each face is degraded by a
-    generator seeded with (seed, its name): adding a face changes no other.
-    keep: how many rows of pictures to keep for a strip. Raises InputError or UsageError.
+    folder: aligned faces, 512x512 or larger with a margin (see `streamfix train`). degradation: one of DEGRADATIONS, as
+    degraded_face has it. peers: others that restore the same degraded faces, by name. keep: how many rows of pictures to
+    keep for a strip. Raises InputError or UsageError.
     """
-    if degradation not in RECIPES:
-        raise UsageError(f"there is no degradation called {degradation!r}; choose one of: {', '.join(RECIPES)}")
+    check_degradation(degradation)
     files = sorted(face_files(folder), key=lambda p: zlib.crc32(p.name.encode()))[:limit]
     scores = FaceScores(missing=list(metrics.missing), peers={name: PeerScores() for name in peers or {}})
     for number, file in enumerate(files):
-        truth = template_crop(read_face(file))
-        rng = np.random.default_rng([seed, zlib.crc32(file.name.encode())])
-        degraded = published([truth], RECIPES[degradation], rng)[0]
+        degraded, truth = degraded_face(file, degradation, seed)
         restored, seconds = _timed(lambda x: np.clip(restore_images(restorer, [x])[0], 0, 1), degraded)
         scores.seconds.append(seconds)
         scores.names.append(file.name)

@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from streamfix.errors import InputError, UsageError
-from streamfix.evaluate.faces import RECIPES
+from streamfix.evaluate.faces import check_degradation, degraded_face
 from streamfix.evaluate.metrics import Picture
 from streamfix.evaluate.published import PaperSet
 from streamfix.train.data import face_files, read_face, template_crop
-from streamfix.train.degradations import published
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +38,7 @@ def samples_of(
     degraded by a generator seeded with (seed, its name). Other sets are folders of aligned faces; with `cut` of whole
     pictures, from which it takes the face. Raises InputError, UsageError.
     """
-    if degradation not in RECIPES:
-        raise UsageError(f"there is no degradation called {degradation!r}; choose one of: {', '.join(RECIPES)}")
+    check_degradation(degradation)
     if paper_set.paired:
         if cut is not None:
             raise UsageError(f"{paper_set.name} has aligned faces with a truth; leave --photos to the other sets")
@@ -50,7 +46,7 @@ def samples_of(
             pairs = _pairs(folder / "lq", folder / "gt")
             return [Sample(low.stem, partial(_pair, low, high)) for low, high in _mixed(pairs, limit)]
         files = [(f,) for f in face_files(folder)]
-        return [Sample(f.stem, partial(_degraded, f, degradation, seed)) for (f,) in _mixed(files, limit)]
+        return [Sample(f.stem, partial(degraded_face, f, degradation, seed)) for (f,) in _mixed(files, limit)]
     files = [(f,) for f in face_files(folder)]
     return [Sample(f.stem, partial(_alone, f, cut)) for (f,) in _mixed(files, limit)]
 
@@ -74,12 +70,6 @@ def _pairs(low: Path, high: Path) -> list[tuple[Path, ...]]:
 
 def _pair(low: Path, high: Path) -> tuple[Picture, Picture]:
     return aligned_face(low), aligned_face(high)
-
-
-def _degraded(file: Path, degradation: str, seed: int) -> tuple[Picture, Picture]:
-    truth = aligned_face(file)
-    rng = np.random.default_rng([seed, zlib.crc32(file.name.encode())])
-    return published([truth], RECIPES[degradation], rng)[0], truth
 
 
 def _alone(file: Path, cut: Callable[[Path], Picture] | None) -> tuple[Picture, None]:
