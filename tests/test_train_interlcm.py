@@ -231,7 +231,9 @@ def test_the_official_files_hold_the_averages_and_load_back(home: Path, tmp_path
     for iterations in (2, 3):  # and again when the run has gone on
         settings = replace(settings, iterations=iterations)
         folder = train(settings)
-        restorer: Any = load_restorer(f"interlcm:base={home / 'base'},encoders={settings.run}", device="cpu")
+        restorer: Any = load_restorer(
+            f"interlcm:base={home / 'base'},encoders={settings.run}", device="cpu", dtype="float32"
+        )
         trainer = Trainer(settings)
         trainer.encoders.load_state_dict(trainer.average)
         noise = torch.randn(3, 1, *trainer.model.latent_shape(FACE, FACE))

@@ -28,6 +28,11 @@ Side 384 holds the face from brow to chin, 256 eyes, nose and mouth. On 16 valid
 degradations) LPIPS fell from 0.531 to 0.366 with whole crops, to 0.385 with 384 in 0.56 of the time, to 0.459 with 256 in 0.27.
 The whole crop scaled down to those sizes was worse: 0.400 in 0.65, 0.463 in 0.27, and blurred where windows are as sharp as ever.
 """
+_SHARE = {384: 1.0, 256: 0.9}
+"""How much of a window's change is taken. Without surroundings the smaller one overdoes it: on 10 validation faces its mean change was
+18 % (published degradation) and 31 % (footage) above that of the whole crop, which would show whenever the effort is changed. Taking 0.9
+of it costs 2 % of LPIPS.
+"""
 _RIM = 32
 """Pixels over which a window fades into the crop around it."""
 
@@ -119,7 +124,7 @@ class LiteRestorer:
         before = None if previous is None else previous[inner]
         answer = self._run(crops[inner], before) - crops[inner].to(torch.float32)
         out = crops.to(torch.float32, copy=True)
-        out[inner] += answer * _faded(side).to(out.device)
+        out[inner] += answer * (_SHARE[side] * _faded(side)).to(out.device)
         return out
 
     def _run(self, crops: Tensor, previous: Tensor | None) -> Tensor:
