@@ -73,7 +73,7 @@ class LiteRestorer:
         net.eval().requires_grad_(False)
         with torch.no_grad():
             position = net.position(CROP_SIZE, CROP_SIZE)  # a constant for whole crops, computed once and in float32
-            self._position = position.to(self.device, dtype).contiguous(memory_format=torch.channels_last)
+            self._position = position.to(self.device).contiguous(memory_format=torch.channels_last)
         self.recurrent = config.memory > 0
         self._window: tuple[int, int, int] | None = None
         self._openvino: OpenVinoNet | None = None
@@ -124,7 +124,7 @@ class LiteRestorer:
         before = None if previous is None else previous[inner]
         answer = self._run(crops[inner], before) - crops[inner].to(torch.float32)
         out = crops.to(torch.float32, copy=True)
-        out[inner] += answer * (_SHARE[side] * _faded(side)).to(out.device)
+        out[inner] += answer * _faded(side).to(out.device)
         return out
 
     def _run(self, crops: Tensor, previous: Tensor | None) -> Tensor:
@@ -159,8 +159,8 @@ class LiteRestorer:
 
 @cache
 def _faded(side: int) -> Tensor:
-    """1 in the middle of a window, falling to 0 along its rim: (side, side)."""
+    """What is taken of a window's change: its share in the middle, falling to 0 along the rim. (side, side)."""
     steps = torch.arange(side)
     edge = torch.minimum(steps + 1, side - steps).clamp(max=_RIM) / _RIM
     edge = edge * edge * (3 - 2 * edge)
-    return torch.minimum(edge[:, None], edge[None])
+    return _SHARE[side] * torch.minimum(edge[:, None], edge[None])
