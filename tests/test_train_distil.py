@@ -93,6 +93,20 @@ def test_the_command_trains_lite_by_a_teacher(home: Path) -> None:
     assert load_restorer(str(config.run / "lite.safetensors"), device="cpu").restore(crops).shape == crops.shape
 
 
+def test_a_configuration_is_heard_where_no_option_is_given(home: Path) -> None:
+    config = lite_config(home, 1, run=home / "configured")
+    file = home / "mine.toml"
+    file.write_text(
+        "workers = 0\ndevice = 'cpu'\nseed = 7\nsteps = 1\nteacher = 'passthrough'\nalex = 0\nvgg = 0\nrecurrent = 0\n"
+    )
+    plain = ["--config", str(file), "--batch", "1", "--data", str(config.data), "--run", str(config.run)]
+    done = CliRunner().invoke(app, ["train", "lite", *plain, "--seed", "9"])
+    assert done.exit_code == 0, done.output
+    settings = json.loads((config.run / "config.json").read_text())
+    assert (settings["workers"], settings["device"], settings["seed"]) == (0, "cpu", 9)
+    assert [stage["size"] for stage in settings["stages"]] == [512]  # a teacher restores whole crops
+
+
 def test_teachers_that_cannot_be_learnt_from_are_told(home: Path) -> None:
     with pytest.raises(UsageError, match="every stage must have windows of 512"):
         Trainer(lite_config(home, 1, stages=(Stage(until=1.0, size=256, batch=1, vgg=64),)))

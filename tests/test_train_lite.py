@@ -116,6 +116,9 @@ def test_a_network_that_has_grown_answers_as_the_one_it_began_from(tmp_path: Pat
     assert any(
         v.any() for k, v in large.state_dict().items() if k.startswith("middle.2.first")
     )  # something to learn from
+    for other in (TINY, dataclasses.replace(TINY, widths=(8, 8, 8, 16), middle=3, detail=2)):
+        with pytest.raises(UsageError, match="larger or another network"):
+            grown(large.state_dict(), LiteNet(other))
 
 
 def test_clips_are_learnt_from_and_flicker_is_paid_for(folder: Path, alex: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from streamfix.cli.common import out, told
-from streamfix.cli.training import Data, Device, Minutes, Run, Steps, Workers, training_bar
+from streamfix.cli.training import Data, Minutes, Run, SetDevice, SetSeed, SetWorkers, Steps, training_bar
 
 train_app = typer.Typer(help="Train the networks on your own faces.", no_args_is_help=True)
 
@@ -62,13 +62,13 @@ def train_lite(
     batch: Annotated[
         int | None, typer.Option(help="Faces per step in every stage (2 to 8 on a CPU, 32 on a GPU).", min=1)
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="One seed, one result (0).")] = None,
+    seed: SetSeed = None,
     start: Annotated[Path | None, typer.Option(help="Begin from these weights (.safetensors).")] = None,
     teacher: Annotated[
         str | None, typer.Option(help="Learn the answers of this restorer: interlcm, with options if wanted.")
     ] = None,
-    device: Device = "auto",
-    workers: Workers = 1,
+    device: SetDevice = None,
+    workers: SetWorkers = None,
 ) -> None:
     """Train the embedded restorer, or go on training it."""
     from streamfix.train.config import TrainConfig
@@ -103,7 +103,7 @@ def train_lite(
         workers=workers,
     )
     # a teacher restores whole crops
-    stages = settings.stages if teacher is None else settings.stages[-1:]
+    stages = settings.stages if settings.teacher is None else settings.stages[-1:]
     settings = replace(settings, stages=tuple(replace(stage, batch=batch or stage.batch) for stage in stages))
     with training_bar() as show:
         weights = train(settings, report=show)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from streamfix.cli.common import out, told
-from streamfix.cli.training import Data, training_bar
+from streamfix.cli.training import Data, SetDevice, SetSeed, SetWorkers, training_bar
 
 
 @told
@@ -29,9 +29,9 @@ def train_interlcm(
     batch: Annotated[int | None, typer.Option(help="Faces an iteration, of all processes.", min=1)] = None,
     micro_batch: Annotated[int | None, typer.Option(help="Faces that a process computes at a time.", min=1)] = None,
     precision: Annotated[str | None, typer.Option(help="Of the computation: float32 or bfloat16.")] = None,
-    seed: Annotated[int | None, typer.Option(help="One seed, one result.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda ...")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that prepare data.", min=0)] = None,
+    seed: SetSeed = None,
+    device: SetDevice = None,
+    workers: SetWorkers = None,
 ) -> None:
     """Train InterLCM's encoders, or go on training them; options given here go before the configuration's settings."""
     from streamfix.train.interlcm import train

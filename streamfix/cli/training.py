@@ -22,6 +22,11 @@ Rate = Annotated[float, typer.Option(help="Highest learning rate.", min=0)]
 Seed = Annotated[int, typer.Option(help="One seed, one result.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda ...")]
 Workers = Annotated[int, typer.Option(help="Processes that prepare data; 0: this one.", min=0)]
+SetSeed = Annotated[int | None, typer.Option(help="One seed, one result; default: the configuration's.")]
+SetDevice = Annotated[str | None, typer.Option(help="auto, cpu, cuda ...; default: the configuration's.")]
+SetWorkers = Annotated[
+    int | None, typer.Option(help="Processes that prepare data; default: the configuration's.", min=0)
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads for torch.", min=1)]
 
 

@@ -48,9 +48,14 @@ should not lead."""
 def grown(state: Mapping[str, Tensor], net: LiteNet) -> dict[str, Tensor]:
     """The weights of a smaller network in a larger one: what it lacks begins as `net` has it, and changes no picture.
 
-    Blocks and the memory can be added, not widths.
+    Blocks and the memory can be added, not widths; UsageError for weights that have no place in `net`.
     """
-    fresh = {k: v for k, v in net.state_dict().items() if k not in state}
+    places = net.state_dict()
+    if any(k not in places or places[k].shape != v.shape for k, v in state.items()):
+        raise UsageError(
+            "the weights to start from are of a larger or another network; give its shape in [network] of a --config file"
+        )
+    fresh = {k: v for k, v in places.items() if k not in state}
     silent = {k: torch.zeros_like(v) for k, v in fresh.items() if k.endswith("second.weight") and "memory." not in k}
     return {**fresh, **silent, **state}
 
