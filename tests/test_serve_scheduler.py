@@ -15,6 +15,7 @@ from streamfix.faces.detect import load_detector
 from streamfix.media.source import open_source
 from streamfix.restore.base import Restorer, load_restorer
 from streamfix.restore.effort import Effort
+from streamfix.serve import detail as detail_module
 from streamfix.serve.detail import Detail
 from streamfix.serve.engine import Engine, Settings
 from streamfix.serve.figures import Figures
@@ -202,6 +203,29 @@ def test_detail_stays_on_a_still_face_and_leaves_what_has_changed():
     assert np.allclose(laid[:200], opened[:200] + 0.25, atol=1e-3)
     for d in (detail, detail_only):
         d.stop()
+
+
+def test_detail_comes_although_the_model_is_done_within_every_frame(monkeypatch):
+    image = np.random.default_rng(0).random((512, 512, 3), dtype=np.float32) * 0.5
+    renewed, plain = threading.Event(), detail_module.small
+
+    def slow(picture):
+        if threading.current_thread() is not threading.main_thread():
+            renewed.set()
+        elif renewed.wait(5):  # a frame waits here until the model has given new detail
+            with detail._state:
+                renewed.clear()
+        return plain(picture)
+
+    monkeypatch.setattr(detail_module, "small", slow)
+    detail = Detail(lambda crops: [c.image + np.float32(0.25) for c in crops])
+    assert detail.lay([crop(image)]) == [None]
+    assert renewed.wait(5)
+    with detail._state:
+        renewed.clear()
+    laid = [detail.lay([crop(image)])[0] for _ in range(12)]
+    assert np.allclose(laid[-1], image + 0.25, atol=1e-3)
+    detail.stop()
 
 
 def test_the_face_that_has_waited_longest_is_restored_first():

@@ -42,6 +42,7 @@ class _Kept:
 
     small: the crop that was restored, (64, 64, 3). shown: the difference laid on the last frame. goal: the newest
     difference. seen: frame number at which the track was last offered. restored: at which it was last restored.
+    A track keeps its record: the model's thread renews the rest while a frame moves `shown`, which belongs to frames alone.
     """
 
     small: Picture
@@ -81,8 +82,11 @@ class Detail:
             self._offered = list(crops)
             self._state.notify()
             kept = [self._kept.get(c.placement.track_id) for c in crops]
+            for k in (k for k in kept if k is not None):
+                k.seen = self._number
+            known = [None if k is None else (k, k.small, k.goal) for k in kept]  # a pair, whatever is renewed meanwhile
             self._forget()
-        return [None if k is None else self._laid(c, k) for c, k in zip(crops, kept, strict=True)]
+        return [None if k is None else self._laid(c, *k) for c, k in zip(crops, known, strict=True)]
 
     def renew(self, crops: Sequence[Crop], restored: Sequence[Picture]) -> None:
         """Take what the model made of crops elsewhere (every frame fresh), so that a change of plan does not show."""
@@ -100,11 +104,9 @@ class Detail:
             self._state.notify_all()
         self._thread.join(10.0)
 
-    def _laid(self, crop: Crop, kept: _Kept) -> Picture:
-        kept.seen = self._number
-        change = np.abs(small(crop.image) - kept.small).mean(axis=2)
+    def _laid(self, crop: Crop, kept: _Kept, before: Picture, goal: Picture) -> Picture:
+        change = np.abs(small(crop.image) - before).mean(axis=2)
         gate = np.clip((_LOST - cv2.blur(change, (5, 5))) / (_LOST - _SURE), 0.0, 1.0).astype(np.float32)
-        goal = kept.goal
         if kept.shown is not goal:
             kept.shown = np.asarray(cv2.addWeighted(kept.shown, 1.0 - _EASE, goal, _EASE, 0.0), dtype=np.float32)
         if float(gate.min()) >= 1.0:
@@ -117,14 +119,13 @@ class Detail:
 
     def _keep(self, crop: Crop, picture: Picture, *, at_once: bool = False) -> None:
         goal = picture - crop.image
-        before = self._kept.get(crop.placement.track_id)
-        self._kept[crop.placement.track_id] = _Kept(
-            small=small(crop.image),
-            shown=goal if at_once else before.shown if before is not None else np.zeros_like(goal),
-            goal=goal,
-            seen=self._number,
-            restored=self._number,
-        )
+        seen, now, track = small(crop.image), self._number, crop.placement.track_id
+        if track not in self._kept:
+            self._kept[track] = _Kept(small=seen, shown=np.zeros_like(goal), goal=goal, seen=now, restored=now)
+        kept = self._kept[track]
+        kept.small, kept.goal, kept.seen, kept.restored = seen, goal, now, now
+        if at_once:
+            kept.shown = goal
 
     def _forget(self) -> None:
         for track in [t for t, k in self._kept.items() if self._number - k.seen > _FORGET]:
