@@ -17,7 +17,7 @@ from streamfix.models import embedded, weights_dir
 from streamfix.restore import base
 from streamfix.restore.base import Restorer, describe, fast_bfloat16, load_restorer, restore_images
 from streamfix.restore.lite.checkpoint import empty_net, write_weights
-from streamfix.restore.lite.network import LiteConfig, LiteNet
+from streamfix.restore.lite.network import Conv, LiteConfig, LiteNet
 from streamfix.restore.lite.openvino_engine import available
 from streamfix.restore.lite.restorer import LiteRestorer
 from streamfix.restore.noise import shared_noise
@@ -182,8 +182,8 @@ def test_bfloat16_is_chosen_only_where_it_is_faster(
 
 
 def test_describe_names_what_runs() -> None:
-    assert describe(LiteRestorer(dtype=torch.float32, openvino=False)) == "lite on cpu, float32, channels_last"
-    engine = f"OpenVINO {importlib.metadata.version('openvino')}" if available() else "channels_last"
+    assert describe(LiteRestorer(dtype=torch.float32, openvino=False)) == "lite on cpu, float32, packed weights"
+    engine = f"OpenVINO {importlib.metadata.version('openvino')}" if available() else "packed weights"
     assert describe(load_restorer("lite", device="cpu", dtype="float32")) == f"lite on cpu, float32, {engine}"
     automatic = describe(load_restorer("auto", device="cpu"))
     assert automatic.startswith("lite on cpu, ")
@@ -239,3 +239,22 @@ def test_an_empty_net_has_no_memory() -> None:
     net = empty_net(LiteConfig())
     assert all(p.is_meta for p in net.parameters())
     assert net.state_dict().keys() == LiteNet().state_dict().keys()
+
+
+@pytest.mark.skipif(not Conv.packs(), reason="this torch has no oneDNN")
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-4), (torch.bfloat16, 2 / 127.5)])
+def test_packed_weights_change_the_time_and_not_the_answer(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, most: float
+) -> None:
+    crops = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    before = torch.flip(crops[0], (-1,))
+    packed = LiteRestorer(dtype=dtype, openvino=False)
+    monkeypatch.setattr(Conv, "packs", lambda: False)
+    plain = LiteRestorer(dtype=dtype, openvino=False)
+    assert (packed.engine, plain.engine) == ("packed weights", "channels_last")
+    torch.testing.assert_close(packed.restore(crops), plain.restore(crops), rtol=0, atol=most)
+    for ours, theirs in zip(packed.cheaper(), plain.cheaper(), strict=True):
+        torch.testing.assert_close(ours.restorer.restore(crops), theirs.restorer.restore(crops), rtol=0, atol=most)
+    a, _ = packed.restore_next(crops, [before])
+    b, _ = plain.restore_next(crops, [before])
+    torch.testing.assert_close(a, b, rtol=0, atol=most)

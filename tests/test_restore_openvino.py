@@ -101,7 +101,7 @@ def test_it_is_taken_by_what_is_installed_never_by_a_measurement(monkeypatch: py
     assert load_restorer("lite", device="cpu", dtype="float32").engine.startswith("OpenVINO")  # type: ignore[attr-defined]
     assert load_restorer("lite", device="cpu", dtype="bfloat16").engine.startswith("OpenVINO")  # type: ignore[attr-defined]
     monkeypatch.setattr("streamfix.restore.lite.restorer.available", lambda: False)
-    assert load_restorer("lite", device="cpu", dtype="float32").engine == "channels_last"  # type: ignore[attr-defined]
+    assert load_restorer("lite", device="cpu", dtype="float32").engine == "packed weights"  # type: ignore[attr-defined]
 
 
 def test_the_doctor_says_what_would_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_the_doctor_says_what_would_be_faster(monkeypatch: pytest.MonkeyPatch) -
     for module in ("restore.lite.restorer", "restore.lite.openvino_engine"):
         monkeypatch.setattr(f"streamfix.{module}.available", lambda: False)
     found = list(doctor._restorer())
-    assert "channels_last" in found[0].state
+    assert "packed weights" in found[0].state
     assert found[1].level == "note"
     assert "streamfix[openvino]" in found[1].remedy
 

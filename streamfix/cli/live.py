@@ -74,7 +74,7 @@ def live(
     """
     import os
 
-    from streamfix.serve.memory import share_arenas
+    from streamfix.allocator import share_arenas
 
     share_arenas()  # before the imports below start threads of their own
 

@@ -35,11 +35,12 @@ print(*(b[k] - a[k] for a, b in zip(marks, marks[1:]) for k in (0, 1)))
 
 
 def engines(weights: Path) -> list[LiteRestorer]:
-    found = [LiteRestorer(weights, dtype=torch.float32, openvino=False)]
-    if openvino_engine.available():
-        found.append(LiteRestorer(weights, dtype=torch.float32, openvino=True))
-    if fast_bfloat16():
-        found.append(LiteRestorer(weights, dtype=torch.bfloat16))
+    found = []
+    for dtype in (torch.float32, torch.bfloat16)[: 2 if fast_bfloat16() else 1]:
+        found += [
+            LiteRestorer(weights, dtype=dtype, openvino=engine)
+            for engine in (False, True)[: 1 + openvino_engine.available()]
+        ]
     if torch.cuda.is_available():
         found.append(LiteRestorer(weights, device=torch.device("cuda")))
     return found

@@ -56,19 +56,47 @@ class LiteConfig:
         return cls(**known)
 
 
-def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, *, gain: float = 1.0) -> nn.Conv2d:
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
-    nn.init.kaiming_normal_(conv.weight, a=_SLOPE)
-    assert conv.bias is not None
-    nn.init.zeros_(conv.bias)
-    with torch.no_grad():
-        conv.weight.mul_(gain)
-    return conv
+class Conv(nn.Conv2d):
+    """A convolution that keeps the size (or divides it by `stride`), then leaky ReLU where it is `active`."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, *, active: bool = False, gain: float = 1.0
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, stride, 0 if stride > 1 else kernel // 2)
+        self._active = active
+        self._packed: Tensor | None = None
+        nn.init.kaiming_normal_(self.weight, a=1.0 if stride > 1 else _SLOPE)
+        assert self.bias is not None
+        nn.init.zeros_(self.bias)
+        with torch.no_grad():
+            self.weight.mul_(gain)
+
+    @staticmethod
+    def packs() -> bool:
+        """Whether this torch has what pack() and forward() then need of oneDNN."""
+        mkldnn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        return mkldnn and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+
+    def pack(self) -> None:
+        """Lay the weights out as the CPU's kernels want them, for good: inference alone, of this device and dtype."""
+        assert not isinstance(self.padding, str)
+        self._how = list(self.padding), list(self.stride), list(self.dilation), self.groups
+        self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(self.weight.detach().to_mkldnn(), *self._how)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H/stride, W/stride)."""
+        if self._packed is not None:
+            # what torch.compile makes of it, without a compiler; not public, so packs() asks
+            after = ("leaky_relu", [_SLOPE]) if self._active else ("none", [])
+            y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self._packed, self.bias, *self._how, *after, "")
+            return y
+        y = super().forward(x)
+        return F.leaky_relu(y, _SLOPE, inplace=True) if self._active else y
 
 
-def _shuffle_conv(inputs: int, outputs: int) -> nn.Conv2d:
+def _before_shuffle(inputs: int, outputs: int) -> Conv:
     """Convolution in front of a pixel shuffle by 2; its four phases start equal (ICNR), so without a grid."""
-    conv = _conv(inputs, outputs * 4)
+    conv = Conv(inputs, outputs * 4, active=True)
     with torch.no_grad():
         conv.weight.copy_(conv.weight[::4].repeat_interleave(4, dim=0))
     return conv
@@ -79,12 +107,12 @@ class Block(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first = _conv(width, width)
-        self.second = _conv(width, width, gain=0.1)  # starts near the identity: no norm is needed
+        self.first = Conv(width, width, active=True)
+        self.second = Conv(width, width, gain=0.1)  # starts near the identity: no norm is needed
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape in and out."""
-        change: Tensor = self.second(F.leaky_relu(self.first(x), _SLOPE, inplace=True))
+        change: Tensor = self.second(self.first(x))
         return change.add_(x)
 
 
@@ -96,23 +124,29 @@ class LiteNet(nn.Module):
         self.config = c = config or LiteConfig()
         w0, w1, w2, w3 = c.widths
         half, full = c.head
-        self.stem = _conv(48, w0)
+        self.stem = Conv(48, w0, active=True)
         self.encoder = nn.ModuleList(
             nn.Sequential(*(Block(w) for _ in range(n))) for w, n in zip(c.widths[:3], c.encoder, strict=True)
         )
         self.down = nn.ModuleList(_Down(a, b) for a, b in ((w0, w1), (w1, w2), (w2, w3)))
         self.place = nn.Sequential(nn.Linear(2 + 4 * len(_FREQUENCIES), 96), nn.GELU(), nn.Linear(96, w2))
         self.middle = nn.Sequential(*(Block(w3) for _ in range(c.middle)))
-        self.up = nn.ModuleList(_conv(b, a, 1) for a, b in ((w0, w1), (w1, w2), (w2, w3)))
+        self.up = nn.ModuleList(Conv(b, a, 1) for a, b in ((w0, w1), (w1, w2), (w2, w3)))
         self.decoder = nn.ModuleList(
             nn.Sequential(*(Block(w) for _ in range(n))) for w, n in zip(c.widths[:3], c.decoder, strict=True)
         )
-        self.to_half = _shuffle_conv(w0, half)
-        self.fuse = _conv(half + 12, half)
+        self.to_half = _before_shuffle(w0, half)
+        self.fuse = Conv(half + 12, half, active=True)
         self.detail = nn.Sequential(*(Block(half) for _ in range(c.detail)))
-        self.to_full = _shuffle_conv(half, full)
-        self.out = _conv(full, 3, gain=0.1)
+        self.to_full = _before_shuffle(half, full)
+        self.out = Conv(full, 3, gain=0.1)
         self.memory = Memory(w0, c.memory) if c.memory else None
+
+    def pack(self) -> None:
+        """Make ready for inference alone, on this CPU and in this dtype: see Conv.pack."""
+        for module in self.modules():
+            if isinstance(module, Conv):
+                module.pack()
 
     def position(self, height: int, width: int, origin: Tensor | None = None) -> Tensor:
         """Embedding of where each stride-16 cell lies in the template: float32 (B or 1, C, height/16, width/16).
@@ -154,7 +188,7 @@ class LiteNet(nn.Module):
     def change(self, x: Tensor, previous: Tensor | None, position: Tensor) -> Tensor:
         """What restoring adds to x, in its precision; see forward."""
         inner = x.to(self.stem.weight.dtype)
-        y = F.leaky_relu(self.stem(F.pixel_unshuffle(inner, 4)), _SLOPE, inplace=True)
+        y = self.stem(F.pixel_unshuffle(inner, 4))
         skips = []
         for level, (blocks, down) in enumerate(zip(self.encoder, self.down, strict=True)):
             if level == 2:
@@ -166,9 +200,9 @@ class LiteNet(nn.Module):
         for up, blocks, skip in zip(reversed(self.up), reversed(self.decoder), reversed(skips), strict=True):
             y = blocks(F.interpolate(up(y), scale_factor=2.0, mode="nearest") + skip)
         features = y
-        y = F.leaky_relu(F.pixel_shuffle(self.to_half(y), 2), _SLOPE, inplace=True)
-        y = F.leaky_relu(self.fuse(torch.cat((y, F.pixel_unshuffle(inner, 2)), dim=1)), _SLOPE, inplace=True)
-        y = F.leaky_relu(F.pixel_shuffle(self.to_full(self.detail(y)), 2), _SLOPE, inplace=True)
+        y = F.pixel_shuffle(self.to_half(y), 2)
+        y = self.fuse(torch.cat((y, F.pixel_unshuffle(inner, 2)), dim=1))
+        y = F.pixel_shuffle(self.to_full(self.detail(y)), 2)
         residual: Tensor = self.out(y).to(x.dtype)
         if self.memory is None or previous is None:
             return residual
@@ -187,9 +221,9 @@ class Memory(nn.Module):
 
     def __init__(self, features: int, width: int) -> None:
         super().__init__()
-        self.first = _conv(features + 96, width)
+        self.first = Conv(features + 96, width, active=True)
         self.block = Block(width)
-        self.gate = _conv(width, 1, gain=0.1)
+        self.gate = Conv(width, 1, gain=0.1)
 
     def forward(self, answer: Tensor, x: Tensor, previous: Tensor, features: Tensor) -> Tensor:
         """What to add to the answer, (B, 3, H, W).
@@ -199,7 +233,7 @@ class Memory(nn.Module):
         """
         change = previous - answer
         seen = torch.cat([F.pixel_unshuffle(d.to(features.dtype), 4) for d in (change, previous - x)], dim=1)
-        y = F.leaky_relu(self.first(torch.cat((features, seen), dim=1)), _SLOPE, inplace=True)
+        y = self.first(torch.cat((features, seen), dim=1))
         gate = torch.sigmoid(self.gate(self.block(y))).to(answer.dtype)
         unlike = F.avg_pool2d(previous - x, 8).abs().amax(dim=1, keepdim=True)
         alike = ((_UNLIKE - unlike) / (_UNLIKE - _ALIKE)).clamp(0, 1)
@@ -215,10 +249,7 @@ class _Down(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.mix = nn.Conv2d(inputs, outputs, 2, 2)
-        nn.init.kaiming_normal_(self.mix.weight, a=1.0)
-        assert self.mix.bias is not None
-        nn.init.zeros_(self.mix.bias)
+        self.mix = Conv(inputs, outputs, 2, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mix(x)  # type: ignore[no-any-return]

@@ -11,11 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from streamfix.allocator import keep_freed
 from streamfix.models import embedded, sha256_of
 from streamfix.restore.base import check_crops, fast_bfloat16
 from streamfix.restore.color_fix import keep_grey
 from streamfix.restore.effort import Effort
 from streamfix.restore.lite.checkpoint import empty_net, read_checkpoint
+from streamfix.restore.lite.network import Conv
 from streamfix.restore.lite.openvino_engine import OpenVinoNet, available
 from streamfix.types import CROP_SIZE
 
@@ -75,6 +77,8 @@ class LiteRestorer:
             position = net.position(CROP_SIZE, CROP_SIZE)  # a constant for whole crops, computed once and in float32
             self._position = position.to(self.device).contiguous(memory_format=torch.channels_last)
         self.recurrent = config.memory > 0
+        if self.device.type == "cpu":
+            keep_freed()
         self._window: tuple[int, int, int] | None = None
         self._openvino: OpenVinoNet | None = None
         if self.device.type == "cpu" and (available() if openvino is None else openvino):
@@ -83,6 +87,9 @@ class LiteRestorer:
         else:
             self.engine = "channels_last"
             net = net.to(self.device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if self.device.type == "cpu" and Conv.packs():
+                net.pack()
+                self.engine = "packed weights"
         self._net = net
 
     def cheaper(self) -> list[Effort]:
