@@ -163,7 +163,7 @@ def _restorer() -> Iterator[Check]:
     on_a_plain_cpu = restorer.name == "lite" and restorer.device.type == "cpu" and restorer.dtype is torch.float32
     if on_a_plain_cpu and suits() and not available():
         yield Check(
-            "note", "restorer", "OpenVINO would restore faster on this processor", "pip install 'streamfix[openvino]'"
+            "note", "restorer", "OpenVINO may restore faster on this processor", "pip install 'streamfix[openvino]'"
         )
 
 

@@ -258,3 +258,19 @@ def test_packed_weights_change_the_time_and_not_the_answer(
     a, _ = packed.restore_next(crops, [before])
     b, _ = plain.restore_next(crops, [before])
     torch.testing.assert_close(a, b, rtol=0, atol=most)
+
+
+def test_bfloat16_stays_within_an_8_bit_level_on_the_whole() -> None:
+    crops = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    blurred = torch.nn.functional.avg_pool2d(crops, 9, 1, 4)  # the network is made for faces, not for noise
+    plain = LiteRestorer(dtype=torch.float32, openvino=False)
+    restorer = LiteRestorer(dtype=torch.bfloat16)
+    error = (restorer.restore(blurred) - plain.restore(blurred)).abs() * 127.5
+    assert float(error.mean()) < 0.25
+    assert float(error.max()) < 4
+    changed, _ = restorer.restore_next(blurred, [None])
+    assert torch.equal(changed, restorer.restore(blurred))
+    for window, its in zip(restorer.cheaper(), plain.cheaper(), strict=True):
+        error = (window.restorer.restore(blurred) - its.restorer.restore(blurred)).abs() * 127.5
+        assert float(error.mean()) < 0.25
+        assert float(error.max()) < 4

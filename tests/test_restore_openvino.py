@@ -40,21 +40,6 @@ def test_it_answers_as_torch_does(pair: tuple[LiteRestorer, LiteRestorer], crops
     assert ours.dtype == torch.float32
 
 
-def test_bfloat16_stays_within_an_8_bit_level_on_the_whole(crops: torch.Tensor) -> None:
-    blurred = torch.nn.functional.avg_pool2d(crops[:1], 9, 1, 4)  # the network is made for faces, not for noise
-    plain = LiteRestorer(dtype=torch.float32, openvino=False)
-    restorer = LiteRestorer(dtype=torch.bfloat16, openvino=True)
-    error = (restorer.restore(blurred) - plain.restore(blurred)).abs() * 127.5
-    assert float(error.mean()) < 0.25
-    assert float(error.max()) < 4
-    changed, _ = restorer.restore_next(blurred, [None])
-    assert torch.equal(changed, restorer.restore(blurred))
-    for window, its in zip(restorer.cheaper(), plain.cheaper(), strict=True):
-        error = (window.restorer.restore(blurred) - its.restorer.restore(blurred)).abs() * 127.5
-        assert float(error.mean()) < 0.25
-        assert float(error.max()) < 4
-
-
 def test_a_restorer_with_a_memory_too(tmp_path: Path, crops: torch.Tensor) -> None:
     state, config = read_checkpoint(embedded("lite.safetensors"))
     shape = LiteConfig.from_dict({**config.to_dict(), "memory": 16})
@@ -99,7 +84,7 @@ def test_a_network_that_it_cannot_take_is_one_sentence(monkeypatch: pytest.Monke
 
 def test_it_is_taken_by_what_is_installed_never_by_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_restorer("lite", device="cpu", dtype="float32").engine.startswith("OpenVINO")  # type: ignore[attr-defined]
-    assert load_restorer("lite", device="cpu", dtype="bfloat16").engine.startswith("OpenVINO")  # type: ignore[attr-defined]
+    assert load_restorer("lite", device="cpu", dtype="bfloat16").engine == "packed weights"  # type: ignore[attr-defined]
     monkeypatch.setattr("streamfix.restore.lite.restorer.available", lambda: False)
     assert load_restorer("lite", device="cpu", dtype="float32").engine == "packed weights"  # type: ignore[attr-defined]
 

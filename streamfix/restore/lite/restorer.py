@@ -43,8 +43,9 @@ class LiteRestorer:
     """The small U-Net behind the Restorer protocol; takes no noise.
 
     path: a weight file, or None for the embedded one, whose sha256 is checked. dtype: None picks bfloat16 on CPUs with
-    instructions for it, half precision on GPUs, float32 else. openvino: run on a CPU through OpenVINO; None does where it
-    is installed. `engine` says what runs. It never depends on a measurement, so one machine gives one answer.
+    instructions for it, half precision on GPUs, float32 else. openvino: run float32 on a CPU through OpenVINO; None does
+    where it is installed (in bfloat16 torch was faster). `engine` says what runs. It never depends on a measurement, so
+    one machine gives one answer.
     """
 
     name = "lite"
@@ -77,17 +78,18 @@ class LiteRestorer:
             position = net.position(CROP_SIZE, CROP_SIZE)  # a constant for whole crops, computed once and in float32
             self._position = position.to(self.device).contiguous(memory_format=torch.channels_last)
         self.recurrent = config.memory > 0
-        if self.device.type == "cpu":
-            keep_freed()
         self._window: tuple[int, int, int] | None = None
         self._openvino: OpenVinoNet | None = None
-        if self.device.type == "cpu" and (available() if openvino is None else openvino):
-            self._openvino = OpenVinoNet(net, position, self._threads, dtype)
+        on_cpu = self.device.type == "cpu"
+        if on_cpu:
+            keep_freed()
+        if on_cpu and dtype is torch.float32 and (available() if openvino is None else openvino):
+            self._openvino = OpenVinoNet(net, position, self._threads)
             self.engine = f"OpenVINO {self._openvino.version}"
         else:
             self.engine = "channels_last"
             net = net.to(self.device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            if self.device.type == "cpu" and Conv.packs():
+            if on_cpu and Conv.packs():
                 net.pack()
                 self.engine = "packed weights"
         self._net = net
