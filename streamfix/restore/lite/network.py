@@ -71,25 +71,21 @@ class Conv(nn.Conv2d):
         with torch.no_grad():
             self.weight.mul_(gain)
 
-    @staticmethod
-    def packs() -> bool:
-        """Whether this torch has what pack() and forward() then need of oneDNN."""
-        mkldnn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        return mkldnn and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-
     def pack(self) -> None:
-        """Lay the weights out as the CPU's kernels want them, for good: inference alone, of this device and dtype."""
+        """Lay the weights out as the CPU's kernels want them, for good: inference alone, of this device and dtype.
+
+        Raises RuntimeError or AttributeError where this CPU or this torch does not have it.
+        """
         assert not isinstance(self.padding, str)
         self._how = list(self.padding), list(self.stride), list(self.dilation), self.groups
+        self._fused = torch.ops.mkldnn._convolution_pointwise  # what torch.compile calls; not public
         self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(self.weight.detach().to_mkldnn(), *self._how)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H/stride, W/stride)."""
         if self._packed is not None:
-            # what torch.compile makes of it, without a compiler; not public, so packs() asks
             after = ("leaky_relu", [_SLOPE]) if self._active else ("none", [])
-            y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self._packed, self.bias, *self._how, *after, "")
-            return y
+            return self._fused(x, self._packed, self.bias, *self._how, *after, "")  # type: ignore[no-any-return]
         y = super().forward(x)
         return F.leaky_relu(y, _SLOPE, inplace=True) if self._active else y
 
@@ -142,11 +138,15 @@ class LiteNet(nn.Module):
         self.out = Conv(full, 3, gain=0.1)
         self.memory = Memory(w0, c.memory) if c.memory else None
 
-    def pack(self) -> None:
-        """Make ready for inference alone, on this CPU and in this dtype: see Conv.pack."""
-        for module in self.modules():
-            if isinstance(module, Conv):
-                module.pack()
+    def pack(self) -> bool:
+        """Make ready for inference alone, on this CPU and in this dtype (see Conv.pack); False, and as before, where it cannot."""
+        try:
+            for module in self.modules():
+                if isinstance(module, Conv):
+                    module.pack()
+        except (AttributeError, RuntimeError):  # at the first of them
+            return False
+        return True
 
     def position(self, height: int, width: int, origin: Tensor | None = None) -> Tensor:
         """Embedding of where each stride-16 cell lies in the template: float32 (B or 1, C, height/16, width/16).

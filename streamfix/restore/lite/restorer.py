@@ -17,7 +17,6 @@ from streamfix.restore.base import check_crops, fast_bfloat16
 from streamfix.restore.color_fix import keep_grey
 from streamfix.restore.effort import Effort
 from streamfix.restore.lite.checkpoint import empty_net, read_checkpoint
-from streamfix.restore.lite.network import Conv
 from streamfix.restore.lite.openvino_engine import OpenVinoNet, available
 from streamfix.types import CROP_SIZE
 
@@ -89,8 +88,7 @@ class LiteRestorer:
         else:
             self.engine = "channels_last"
             net = net.to(self.device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            if on_cpu and Conv.packs():
-                net.pack()
+            if on_cpu and net.pack():
                 self.engine = "packed weights"
         self._net = net
 
