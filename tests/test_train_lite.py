@@ -20,8 +20,9 @@ from streamfix.models import sha256_of
 from streamfix.restore.base import load_restorer
 from streamfix.restore.lite.checkpoint import read_checkpoint
 from streamfix.restore.lite.network import LiteConfig, LiteNet
-from streamfix.train.data import FacePairs, face_files, read_face, template_crop
+from streamfix.train.data import Augmentation, FacePairs, augmented, composed, face_files, read_face, template_crop
 from streamfix.train.degradations import Mixture
+from streamfix.train.layouts import LAYOUTS
 from streamfix.train.lite import Stage, TrainConfig, Trainer, grown, train
 from streamfix.train.losses import Lpips, _TapDistance
 from streamfix.train.ship import ship
@@ -192,6 +193,30 @@ def test_pairs_depend_on_seed_and_number_alone(folder: Path) -> None:
 
 def test_whole_crops_start_at_the_template_corner(folder: Path) -> None:
     assert FacePairs(folder, seed=0)[(0, 512, 1)]["origin"].tolist() == [0, 0]
+
+
+def test_bending_moves_what_is_there_and_composing_takes_each_place_from_one_of_two(folder: Path) -> None:
+    still = {"turn": 2.0, "zoom": 0.03, "shift": 5.0, "gamma": 0.0, "tint": 0.0}
+    picture = read_face(face_files(folder)[0])
+    scale, margin = LAYOUTS[picture.shape[0]]
+
+    def drawn(bend: float) -> np.ndarray:
+        rng, varied = np.random.default_rng(4), Augmentation(**still, bend=bend)
+        return augmented(picture, (32, 64), 320, rng, varied, scale=scale, margin=margin)
+
+    straight, bent = drawn(0.0), drawn(6.0)
+    assert np.abs(drawn(1e-6) - straight).max() < 0.03, "a bend of nothing moves something"
+    assert np.abs(bent - straight).mean() > 3 * np.abs(drawn(1e-6) - straight).mean()
+    np.testing.assert_allclose(bent.mean((0, 1)), straight.mean((0, 1)), atol=0.03)
+
+    dark, light = np.full((256, 256, 3), 0.3, np.float32), np.full((256, 256, 3), 0.7, np.float32)
+    dark[::2], light[:, ::2] = 0.4, 0.6  # stripes tell them apart once their colours agree
+    both = composed(dark, light, np.random.default_rng(2))
+    lines = np.abs(np.diff(both[:-1:, :, 0], axis=0))[:, :-1], np.abs(np.diff(both[:, :-1, 0], axis=1))[:-1]
+    shares = [float((line > 0.05).mean()) for line in lines]
+    assert all(share > 0.1 for share in shares), shares
+    assert sum(shares) > 0.7, "more seam than face"
+    assert abs(float(both.mean()) - float(dark.mean())) < 0.02
 
 
 def test_layouts_hold_the_same_template(tmp_path: Path) -> None:

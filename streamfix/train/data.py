@@ -65,7 +65,9 @@ class Augmentation:
 
     turn: degrees, zoom: log of a factor, shift: pixels, gamma: log, tint: relative gain of a channel; all are sigmas of
     normal distributions. They stand for what alignment and light leave over. soft: chance with which a file smaller
-    than the template is used when drawn, because upscaled truth teaches softness.
+    than the template is used when drawn, because upscaled truth teaches softness. bend: pixels, a sigma of what moves
+    features apart, smoothly over about 100 pixels. compose: chance that some parts of the face are another's. These two
+    make faces that nobody has, against learning the training set by heart.
     """
 
     turn: float = 2.0
@@ -74,6 +76,8 @@ class Augmentation:
     gamma: float = 0.12
     tint: float = 0.03
     soft: float = 0.5
+    bend: float = 0.0
+    compose: float = 0.0
 
 
 class FacePairs(Dataset[dict[str, Tensor]]):
@@ -142,8 +146,24 @@ class FacePairs(Dataset[dict[str, Tensor]]):
         }
 
     def _clean(self, picture: npt.NDArray[np.uint8], corner: tuple[int, int], size: int, rng: Rng) -> Picture:
-        scale, margin = LAYOUTS[picture.shape[0]]
-        return augmented(picture, corner, size, rng, self.augmentation, scale=scale, margin=margin)
+        def face(picture: npt.NDArray[np.uint8]) -> Picture:
+            scale, margin = LAYOUTS[picture.shape[0]]
+            return augmented(picture, corner, size, rng, self.augmentation, scale=scale, margin=margin)
+
+        clean = face(picture)
+        if self.augmentation.compose and rng.random() < self.augmentation.compose:
+            return composed(clean, face(self._picture(rng)), rng)
+        return clean
+
+
+def composed(face: Picture, other: Picture, rng: Rng) -> Picture:
+    """One face in places, the other, in its colours, in the rest; float32 (H, W, 3) in [0, 1], both of the same template."""
+    height, width = face.shape[:2]
+    where = cv2.resize(rng.normal(0, 1, (4, 4)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    share = np.clip(0.5 + where * (height / 64), 0, 1)[..., None]  # seams of some 20 pixels
+    (mean, spread), (its_mean, its_spread) = ((f.mean((0, 1)), f.std((0, 1)) + 0.02) for f in (face, other))
+    other = (other - its_mean) * np.clip(spread / its_spread, 0.7, 1.4) + mean
+    return np.asarray(np.clip(face + share * (other - face), 0, 1), np.float32)
 
 
 def augmented(
@@ -171,13 +191,20 @@ def augmented(
     centre = np.array([(template * scale - 1) / 2 + margin] * 2) + shift
     offset = centre + linear @ (np.array([corner[1], corner[0]]) - half)
     matrix = np.hstack([linear, offset[:, None]])
-    warped = cv2.warpAffine(
-        picture,
-        matrix,
-        (size, size),
-        flags=cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REFLECT_101,
-    )
+    if a.bend:
+        nodes = rng.normal(0, a.bend * scale, (size // 100 + 2, size // 100 + 2, 2)).astype(np.float32)
+        at = cv2.resize(nodes, (size, size), interpolation=cv2.INTER_CUBIC)
+        along, across = matrix[:, :2].T.astype(np.float32)[:, None] * np.arange(size, dtype=np.float32)[:, None]
+        at += along + (across + matrix[:, 2].astype(np.float32))[:, None]
+        warped = cv2.remap(picture, at[..., 0], at[..., 1], cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REFLECT_101)
+    else:
+        warped = cv2.warpAffine(
+            picture,
+            matrix,
+            (size, size),
+            flags=cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REFLECT_101,
+        )
     image = warped.astype(np.float32) / 255
     gain = np.exp(rng.normal(0, a.tint, 3)).astype(np.float32)
     gamma = np.float32(math.exp(rng.normal(0, a.gamma)))
