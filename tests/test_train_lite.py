@@ -179,8 +179,9 @@ def test_two_processes_take_the_steps_of_one(folder: Path, alex: Path, tmp_path:
     assert [row[0] for row in losses(tmp_path / "two")] == ["1", "2", "3"], "one of them logs"
 
 
-def test_pairs_depend_on_seed_and_number_alone(folder: Path) -> None:
-    first, second, other = FacePairs(folder, seed=1), FacePairs(folder, seed=1), FacePairs(folder, seed=2)
+@pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(bend=6.0, compose=0.5)])
+def test_pairs_depend_on_seed_and_number_alone(folder: Path, augmentation: Augmentation) -> None:
+    first, second, other = (FacePairs(folder, seed=s, augmentation=augmentation) for s in (1, 1, 2))
     for i in (5, 0, 17):  # in any order
         a, b, c = (pairs[(i, 96, 1)] for pairs in (first, second, other))
         assert all(torch.equal(a[k], b[k]) for k in a)
