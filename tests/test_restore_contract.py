@@ -242,12 +242,17 @@ def test_an_empty_net_has_no_memory() -> None:
     assert net.state_dict().keys() == LiteNet().state_dict().keys()
 
 
+def blurred_noise(seed: int) -> torch.Tensor:
+    """A crop whose detail is as large as that of faces: the network is made for them, not for noise."""
+    noise = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return torch.nn.functional.avg_pool2d(noise, 9, 1, 4)
+
+
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-4), (torch.bfloat16, 2 / 127.5)])
 def test_packed_weights_change_the_time_and_not_the_answer(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, most: float
 ) -> None:
-    noise = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(3)) * 2 - 1
-    crops = torch.nn.functional.avg_pool2d(noise, 9, 1, 4)  # the network is made for faces, not for noise
+    crops = blurred_noise(3)
     before = torch.flip(crops[0], (-1,))
     packed = LiteRestorer(dtype=dtype, openvino=False)
     if dtype != torch.float32 and packed.engine != "packed weights":
@@ -264,8 +269,7 @@ def test_packed_weights_change_the_time_and_not_the_answer(
 
 
 def test_bfloat16_stays_within_an_8_bit_level_on_the_whole() -> None:
-    crops = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    blurred = torch.nn.functional.avg_pool2d(crops, 9, 1, 4)  # the network is made for faces, not for noise
+    blurred = blurred_noise(0)
     plain = LiteRestorer(dtype=torch.float32, openvino=False)
     restorer = LiteRestorer(dtype=torch.bfloat16)
     error = (restorer.restore(blurred) - plain.restore(blurred)).abs() * 127.5

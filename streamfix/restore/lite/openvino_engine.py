@@ -1,4 +1,4 @@
-"""LiteNet on a CPU through OpenVINO: in float32, the answers of torch within 1e-4; up to 2.2 times as fast.
+"""LiteNet on a CPU through OpenVINO: in float32, the answers of torch within 1e-4; on some CPUs in less time.
 
 The network that torch would run is converted in memory at the first call (about a second), whatever its inputs are: no
 second weight file, nothing on disk that could grow stale. Nothing is reported to anyone, see `_quietly`.
