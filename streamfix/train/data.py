@@ -161,8 +161,9 @@ def composed(face: Picture, other: Picture, rng: Rng) -> Picture:
     height, width = face.shape[:2]
     where = cv2.resize(rng.normal(0, 1, (4, 4)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     share = np.clip(0.5 + where * (height / 64), 0, 1)[..., None]  # seams of some 20 pixels
-    (mean, spread), (its_mean, its_spread) = ((f.mean((0, 1)), f.std((0, 1)) + 0.02) for f in (face, other))
-    other = (other - its_mean) * np.clip(spread / its_spread, 0.7, 1.4) + mean
+    (mean, spread), (its_mean, its_spread) = (cv2.meanStdDev(f) for f in (face, other))
+    gain = np.clip((spread + 0.02) / (its_spread + 0.02), 0.7, 1.4)
+    other = cv2.transform(other, np.hstack([np.diag(gain[:, 0]), mean - gain * its_mean]).astype(np.float32))
     return np.asarray(np.clip(face + share * (other - face), 0, 1), np.float32)
 
 
@@ -205,10 +206,10 @@ def augmented(
             flags=cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REFLECT_101,
         )
-    image = warped.astype(np.float32) / 255
     gain = np.exp(rng.normal(0, a.tint, 3)).astype(np.float32)
     gamma = np.float32(math.exp(rng.normal(0, a.gamma)))
-    return np.clip(np.power(image, gamma) * gain, 0, 1).astype(np.float32)
+    curve = np.clip(np.power(np.arange(256, dtype=np.float32) / 255, gamma)[:, None] * gain, 0, 1)
+    return np.asarray(cv2.LUT(warped, curve[None]), np.float32)
 
 
 class SmallFaces(Dataset[dict[str, Tensor]]):
