@@ -207,6 +207,24 @@ def test_pairs_depend_on_seed_and_number_alone(folder: Path, augmentation: Augme
         assert all(0 <= v <= 512 - 96 for v in a["origin"].tolist())
 
 
+def test_faces_are_drawn_as_often_as_asked(folder: Path) -> None:
+    still = Augmentation(turn=0, zoom=0, shift=0, gamma=0, tint=0, soft=1)
+    tones = np.array([template_crop(read_face(file)).mean((0, 1)) for file in face_files(folder)])
+
+    def shares(draw: dict[str, float]) -> np.ndarray:
+        pairs = FacePairs(folder, seed=0, mixture=Mixture(none=1), augmentation=still, draw=draw)
+        tone = [(pairs[(i, 512, 1)]["clean"][0].mean((1, 2)) + 1).numpy() / 2 for i in range(200)]
+        which = [np.abs(tones - t).sum(1).argmin() for t in tone]
+        return np.bincount(which, minlength=6) / 200
+
+    assert shares({}) == pytest.approx(1 / 6, abs=0.08)
+    assert shares({"[01].png": 0, "5.*": 3, "*": 0.5}) == pytest.approx(np.array([0, 0, 1, 1, 1, 6]) / 9, abs=0.1)
+    with pytest.raises(InputError, match="draw"):
+        FacePairs(folder, seed=0, draw={"*": 0})
+    with pytest.raises(UsageError, match="never"):
+        TrainConfig(data=folder, run=folder, steps=1, alex=0, vgg=0, draw={"*": -1}).check()
+
+
 def test_whole_crops_start_at_the_template_corner(folder: Path) -> None:
     assert FacePairs(folder, seed=0)[(0, 512, 1)]["origin"].tolist() == [0, 0]
 

@@ -73,12 +73,13 @@ def test_files_extend_files_and_options_go_before_both(tmp_path: Path) -> None:
 
 def test_lite_reads_stages_and_shapes_and_options_go_before_both(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(
-        "extends = 'lite-further'\n[network]\nwidths = [8, 8, 16, 16]\n[[stages]]\nuntil = 1\nsize = 64\nbatch = 2\nvgg = 64\n"
+        "extends = 'lite-further'\n[draw]\n'old_*' = 2\n[network]\nwidths = [8, 8, 16, 16]\n[[stages]]\nuntil = 1\nsize = 64\nbatch = 2\nvgg = 64\n"
     )
     given: dict[str, object] = {"data": "faces", "run": "run", "steps": 5}
     config = TrainConfig.of(read_settings(tmp_path / "mine.toml"), **given, rate=1e-3, alex=None)
     assert config.stages == (Stage(until=1.0, size=64, batch=2, vgg=64),)
     assert config.network.widths == (8, 8, 16, 16)
+    assert config.draw["old_*"] == 2.0
     assert (config.rate, config.last_rate, config.alex, config.mixture.paper) == (1e-3, 3e-6, 0.8, 0.46)
     assert config.data == Path("faces")
     for text, told in (
@@ -86,6 +87,8 @@ def test_lite_reads_stages_and_shapes_and_options_go_before_both(tmp_path: Path)
         ("[network]\nwidths = [8, 8, 8, 'x']", r"network.widths\[3\] is a whole number"),
         ("stages = 3", "stages is a list of settings"),
         ("[[stages]]\nuntil = 1.0", r"the setting stages\[0\].size is missing"),
+        ("draw = 3", "draw is a table"),
+        ("[draw]\n'old_*' = 'often'", r"draw.old_\* is a number, not 'often'"),
     ):
         (tmp_path / "wrong.toml").write_text(text)
         with pytest.raises(UsageError, match=told):

@@ -7,8 +7,9 @@ refused.
 
 from __future__ import annotations
 
+import fnmatch
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ def face_files(folder: Path) -> list[Path]:
     if not files:
         raise InputError(f"{folder} holds no pictures of aligned faces (jpg, png or webp)")
     return files
+
+
+def _weight(name: str, draw: Mapping[str, float]) -> float:
+    return next((weight for pattern, weight in draw.items() if fnmatch.fnmatchcase(name, pattern)), 1.0)
 
 
 def read_face(path: Path) -> npt.NDArray[np.uint8]:
@@ -95,21 +100,28 @@ class FacePairs(Dataset[dict[str, Tensor]]):
         mixture: Mixture | None = None,
         augmentation: Augmentation | None = None,
         motion: Motion | None = None,
+        draw: Mapping[str, float] | None = None,
     ) -> None:
         self.files = face_files(folder)
         self.seed = seed
+        self._up_to = np.cumsum([_weight(file.name, draw or {}) for file in self.files])
+        if not self._up_to[-1]:
+            raise InputError(f"no face of {folder} would ever be drawn; give some of its files a weight in [draw]")
         self.mixture = mixture or Mixture()
         self.augmentation = augmentation or Augmentation()
         self.motion = motion or Motion()
         self._pictures: dict[int, npt.NDArray[np.uint8]] = {}
 
     def _picture(self, rng: Rng) -> npt.NDArray[np.uint8]:
-        picture = self._read(int(rng.integers(len(self.files))))
+        picture = self._read(self._drawn(rng))
         for _ in range(8):
             if LAYOUTS[picture.shape[0]][0] == 1.0 or rng.random() < self.augmentation.soft:
                 break
-            picture = self._read(int(rng.integers(len(self.files))))
+            picture = self._read(self._drawn(rng))
         return picture
+
+    def _drawn(self, rng: Rng) -> int:
+        return int(np.searchsorted(self._up_to, rng.random() * self._up_to[-1], side="right"))
 
     def _read(self, index: int) -> npt.NDArray[np.uint8]:
         # kept decoded: 2,000 faces of 640x640 are 2.4 GB, and decoding costs as much as degrading
@@ -163,8 +175,8 @@ def composed(face: Picture, other: Picture, rng: Rng) -> Picture:
     share = np.clip(0.5 + where * (height / 64), 0, 1)[..., None]  # seams of some 20 pixels
     (mean, spread), (its_mean, its_spread) = (cv2.meanStdDev(f) for f in (face, other))
     gain = np.clip((spread + 0.02) / (its_spread + 0.02), 0.7, 1.4)
-    other = cv2.transform(other, np.hstack([np.diag(gain[:, 0]), mean - gain * its_mean]).astype(np.float32))
-    return np.asarray(np.clip(face + share * (other - face), 0, 1), np.float32)
+    toned = cv2.transform(other, np.hstack([np.diag(gain[:, 0]), mean - gain * its_mean]).astype(np.float32))
+    return np.asarray(np.clip(face + share * (toned - face), 0, 1), np.float32)
 
 
 def augmented(

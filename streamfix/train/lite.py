@@ -331,6 +331,7 @@ def train(config: TrainConfig, *, report: Report | None = None) -> Path:
         mixture=config.mixture,
         augmentation=config.augmentation,
         motion=config.motion,
+        draw=config.draw,
     )
     try:
         if trainer.progress() < 1:

@@ -96,10 +96,12 @@ def _value(kind: Any, value: Any, where: str) -> Any:
             )
         kinds = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
         return tuple(_value(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
-    if is_dataclass(kind):
+    if is_dataclass(kind) or get_origin(kind) is dict:
         if not isinstance(value, Mapping):
             raise UsageError(f"{where} is a table of settings, not {value!r}")
-        return filled(kind, value, f"{where}.")  # type: ignore[arg-type]
+        if get_origin(kind) is dict:
+            return {name: _value(get_args(kind)[1], v, f"{where}.{name}") for name, v in value.items()}
+        return filled(kind, value, f"{where}.")
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             raise UsageError(f"{where} is one of {', '.join(map(str, get_args(kind)))}, not {value!r}")
