@@ -73,7 +73,8 @@ def test_files_extend_files_and_options_go_before_both(tmp_path: Path) -> None:
 
 def test_lite_reads_stages_and_shapes_and_options_go_before_both(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(
-        "extends = 'lite-further'\n[draw]\n'old_*' = 2\n[network]\nwidths = [8, 8, 16, 16]\n[[stages]]\nuntil = 1\nsize = 64\nbatch = 2\nvgg = 64\n"
+        "extends = 'lite-further'\n[draw]\n'old_*' = 2\n[network]\nwidths = [8, 8, 16, 16]\n"
+        "[[stages]]\nuntil = 1\nsize = 64\nbatch = 2\nvgg = 64\n"
     )
     given: dict[str, object] = {"data": "faces", "run": "run", "steps": 5}
     config = TrainConfig.of(read_settings(tmp_path / "mine.toml"), **given, rate=1e-3, alex=None)
