@@ -120,6 +120,15 @@ def test_motion_is_undone_by_alignment(picture: np.ndarray) -> None:
         assert np.abs(pose.aligned(pose.seen(pose.face(smooth))) - smooth).max() < 1e-6
 
 
+def test_some_clips_are_livelier_where_spread_says_so() -> None:
+    def scatter(spread: float) -> float:
+        motion = Motion(still=0, shake=0, spread=spread)
+        clips = [motion.draw(2, np.random.default_rng(seed)) for seed in range(300)]
+        return float(np.std([np.log(np.hypot(*(b.motion - a.motion)[:, 2])) for a, b in clips]))
+
+    assert scatter(1.5) > 2 * scatter(0.0)
+
+
 def test_truth_and_damage_of_a_clip_stay_registered(picture: np.ndarray) -> None:
     mixture = d.Mixture(paper=0, heavy=0, footage=0, mild=1, none=0, grey=0, border=0)
     for seed in range(6):

@@ -59,8 +59,8 @@ class Motion:
 
     pan: pixels, turn: degrees, zoom: log of a factor: steady motion of the head. shake: pixels, of a hand-held camera.
     residue: pixels, what alignment misses (turn and scale in proportion). expression: pixels. light: relative.
-    still: chance of a clip in which nothing moves but the noise. cut: chance that the frames before the last are
-    another face's.
+    spread: log of a factor by which a clip as a whole is livelier than all that, or calmer. still: chance of a clip in
+    which nothing moves but the noise. cut: chance that the frames before the last are another face's.
     """
 
     pan: float = 2.0
@@ -70,12 +70,13 @@ class Motion:
     residue: float = 0.15
     expression: float = 0.7
     light: float = 0.01
+    spread: float = 0.0
     still: float = 0.25
     cut: float = 0.08
 
     def draw(self, count: int, rng: Rng) -> list[Pose]:
         """Poses of the frames of a clip, for square windows of any size."""
-        lively = 0.0 if rng.random() < self.still else 1.0
+        lively = 0.0 if rng.random() < self.still else math.exp(rng.normal(0, self.spread)) if self.spread else 1.0
         pan, turn, zoom = rng.normal(0, self.pan, 2), rng.normal(0, self.turn), rng.normal(0, self.zoom)
         light = rng.normal(0, self.light, 3) + rng.normal(0, self.light)
         bend = rng.normal(0, self.expression, (6, 6, 2)) if rng.random() < 0.5 else None
@@ -87,7 +88,7 @@ class Motion:
                 Pose(
                     residue=_similarity(wrong[2] / 200, wrong[3] / 200, wrong[:2]),
                     motion=_similarity(lively * math.radians(turn) * t, lively * zoom * t, shift),
-                    warp=None if bend is None or not lively else (bend * (t / count)).astype(np.float32),
+                    warp=None if bend is None or not lively else (lively * bend * (t / count)).astype(np.float32),
                     gain=np.exp(lively * light * t).astype(np.float32),
                 )
             )
