@@ -56,7 +56,7 @@ def test_it_is_sharper_and_no_further_from_the_truth(lite: Restorer, face: np.nd
 def test_colours_stay(lite: Restorer, face: np.ndarray) -> None:
     degraded = [published([face], PAPER, np.random.default_rng(seed))[0] for seed in range(4)]
     for before, after in zip(degraded, restore_images(lite, degraded), strict=True):
-        assert np.abs(before.mean((0, 1)) - after.mean((0, 1))).max() < 3 / 255
+        assert np.abs(before.mean((0, 1)) - after.mean((0, 1))).max() < 0.5 / 255
 
 
 def test_greyscale_stays_grey(lite: Restorer, face: np.ndarray) -> None:

@@ -81,7 +81,7 @@ def test_lite_reads_stages_and_shapes_and_options_go_before_both(tmp_path: Path)
     assert config.stages == (Stage(until=1.0, size=64, batch=2, vgg=64),)
     assert config.network.widths == (8, 8, 16, 16)
     assert config.draw["old_*"] == 2.0
-    assert (config.rate, config.last_rate, config.alex, config.mixture.paper) == (1e-3, 3e-6, 0.85, 0.46)
+    assert (config.rate, config.last_rate, config.alex, config.mixture.paper) == (1e-3, 2e-6, 0.8, 0.43)
     assert config.data == Path("faces")
     for text, told in (
         ("[network]\nwidths = [8, 8]", "network.widths is a list of 4, not"),
@@ -94,6 +94,13 @@ def test_lite_reads_stages_and_shapes_and_options_go_before_both(tmp_path: Path)
         (tmp_path / "wrong.toml").write_text(text)
         with pytest.raises(UsageError, match=told):
             TrainConfig.of(read_settings(tmp_path / "wrong.toml"), **given)
+
+
+def test_the_shipped_memory_is_trained_alone() -> None:
+    places = {name: Path(name) for name in ("data", "run", "start", "lpips_alex", "lpips_vgg")}
+    config = TrainConfig.of(read_settings("lite-memory"), **places, steps=5)
+    config.check()
+    assert config.memory_only
 
 
 def pairs_of(tmp_path: Path, name: str, **changes: object) -> TaskPairs:
