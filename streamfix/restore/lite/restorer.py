@@ -49,7 +49,7 @@ class LiteRestorer:
 
     name = "lite"
     recurrent_by_default = False
-    """On still cameras and noise the memory steadies; on a face that talks it smears (weights/README.md has figures)."""
+    """On still cameras and noise the memory steadies; on a face that talks it softens (weights/README.md has figures)."""
 
     def __init__(
         self,
