@@ -25,9 +25,8 @@ WEIGHTS = "lite.safetensors"
 INNER = {384: (80, 64), 256: (160, 128)}
 """Windows of a crop that may stand for it where time is short: side -> (y, x) of the top left corner, multiples of 16.
 
-Side 384 holds the face from brow to chin, 256 eyes, nose and mouth. On 16 validation faces (published and footage
-degradations) LPIPS of the whole crop fell from 0.511 to 0.272 with whole crops, to 0.354 with 384 in 0.60 of the time, to 0.436 with 256
-in 0.33. With an earlier training the whole crop scaled down to those sizes was worse than they: blurred where windows are as sharp as ever.
+Side 384 holds the face from brow to chin, 256 eyes, nose and mouth; docs/live.md has what each costs and gains. With an earlier
+training the whole crop scaled down to those sizes was worse than they: blurred where windows are as sharp as ever.
 """
 _SHARE = {384: 1.0, 256: 0.9}
 """How much of a window's change is taken. Without surroundings the smaller one overdoes it: on 10 validation faces its mean change was
