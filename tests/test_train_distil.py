@@ -79,7 +79,7 @@ def test_lite_learns_what_the_teacher_answers_with_the_shared_noise(home: Path) 
     taught = load_restorer(config.teacher, device="cpu").restore(batch["degraded"][:, 0])
     l1 = [trainer.train_step(batch)["l1"] for _ in range(16)]
     assert l1[0] == pytest.approx(float((before - taught).abs().mean()), rel=1e-3)
-    assert l1[-1] < 0.98 * l1[0]
+    assert max(l1[-3:]) < 0.98 * l1[0]
 
 
 def test_the_command_trains_lite_by_a_teacher(home: Path) -> None:
