@@ -76,7 +76,9 @@ class Motion:
 
     def draw(self, count: int, rng: Rng) -> list[Pose]:
         """Poses of the frames of a clip, for square windows of any size."""
-        lively = 0.0 if rng.random() < self.still else math.exp(rng.normal(0, self.spread)) if self.spread else 1.0
+        lively = 0.0 if rng.random() < self.still else 1.0
+        if lively and self.spread:  # a draw of its own: without spread a seed gives the clips that it always gave
+            lively = math.exp(rng.normal(0, self.spread))
         pan, turn, zoom = rng.normal(0, self.pan, 2), rng.normal(0, self.turn), rng.normal(0, self.zoom)
         light = rng.normal(0, self.light, 3) + rng.normal(0, self.light)
         bend = rng.normal(0, self.expression, (6, 6, 2)) if rng.random() < 0.5 else None
