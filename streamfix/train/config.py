@@ -53,9 +53,9 @@ class TrainConfig:
     resumptions). lpips_alex, lpips_vgg: LPIPS weight files; identity: ONNX face embedding, identity_norm: its input
     scaling (identity.NORMS); a term without its file must have weight 0. l1, alex, vgg, grid, id, gan: weights of the
     loss terms. id counts only in stages whose windows are whole crops. gan sets in after the share gan_start of the
-    run; gan_rate is the discriminator's learning rate. rate: reached after `warmup` steps and kept for the share `hold`
-    of the run, then it falls along a cosine to last_rate. draw: for patterns of file names (as in a shell; the first that
-    fits counts), how often these faces are drawn, where 1 is once; for what the data has too few of.
+    run; gan_rate is the discriminator's learning rate. rate: reached after `warmup` steps, from
+    where it falls along a cosine to last_rate. draw: for patterns of file names (as in a shell; the first that fits
+    counts), how often these faces are drawn, where 1 is once; for what the data has too few of.
     recurrent: share of steps on clips of 2 to `frames` frames, where the last is learnt from and the network's own
     answer to the one before is its second input; flicker: weight of what changes between the two and should not.
     memory_only: leave everything else in the network as it is. teacher: a restorer whose answers take the place of the
@@ -72,7 +72,6 @@ class TrainConfig:
     rate: float = 4e-4
     last_rate: float = 1e-5
     warmup: int = 200
-    hold: float = 0.0
     decay: float = 1e-4
     ema: float = 0.999
     clip: float = 1.0
@@ -127,8 +126,6 @@ class TrainConfig:
             raise UsageError("the adversarial loss starts at a share of the run: give --gan-start from 0 to below 1")
         if any(weight < 0 for weight in self.draw.values()):
             raise UsageError("faces cannot be drawn less than never: give draw numbers from 0")
-        if not 0 <= self.hold < 1:
-            raise UsageError("the rate is kept for a share of the run: give hold from 0 to below 1")
         if self.gan and any(min(s.size, s.gan) < SMALLEST for s in self.stages):
             raise UsageError(f"the adversarial loss needs windows of at least {SMALLEST} pixels in every stage")
         if self.recurrent and (not self.network.memory or self.frames < 2):

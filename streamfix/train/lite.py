@@ -144,8 +144,7 @@ class Trainer:
     def rate(self) -> float:
         """Learning rate of the current step."""
         c = self.config
-        falling = max(0.0, self.progress() - c.hold) / (1 - c.hold)
-        return cosine(c.rate, c.last_rate, falling) * min(1.0, (self.step + 1) / max(1, c.warmup))
+        return cosine(c.rate, c.last_rate, self.progress()) * min(1.0, (self.step + 1) / max(1, c.warmup))
 
     def weights(self) -> dict[str, float]:
         """Weight of each loss term at the current step, 0 for those whose time has not come."""
