@@ -81,7 +81,7 @@ def test_lite_reads_stages_and_shapes_and_options_go_before_both(tmp_path: Path)
     assert config.stages == (Stage(until=1.0, size=64, batch=2, vgg=64),)
     assert config.network.widths == (8, 8, 16, 16)
     assert config.draw["old_*"] == 2.0
-    assert (config.rate, config.last_rate, config.alex, config.mixture.paper) == (1e-3, 2e-6, 0.8, 0.43)
+    assert (config.rate, config.last_rate, config.alex, config.mixture.paper) == (1e-3, 1e-6, 0.9, 0.43)
     assert config.data == Path("faces")
     for text, told in (
         ("[network]\nwidths = [8, 8]", "network.widths is a list of 4, not"),
