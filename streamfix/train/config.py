@@ -53,9 +53,9 @@ class TrainConfig:
     resumptions). lpips_alex, lpips_vgg: LPIPS weight files; identity: ONNX face embedding, identity_norm: its input
     scaling (identity.NORMS); a term without its file must have weight 0. l1, alex, vgg, grid, id, gan: weights of the
     loss terms. id counts only in stages whose windows are whole crops. gan sets in after the share gan_start of the
-    run; gan_rate is the discriminator's learning rate. rate: reached after `warmup` steps, from
-    where it falls along a cosine to last_rate. draw: for patterns of file names (as in a shell; the first that fits
-    counts), how often these faces are drawn, where 1 is once; for what the data has too few of.
+    run; gan_rate is the discriminator's learning rate. rate: reached after `warmup` steps, from where it
+    falls along a cosine to last_rate. draw: for patterns of file names (as in a shell; the first that fits counts), how
+    often these faces are drawn, where 1 is once; for what the data has too few of.
     recurrent: share of steps on clips of 2 to `frames` frames, where the last is learnt from and the network's own
     answer to the one before is its second input; flicker: weight of what changes between the two and should not.
     memory_only: leave everything else in the network as it is. teacher: a restorer whose answers take the place of the
