@@ -1,11 +1,13 @@
 """The live way to drive the stages: latency under load, order, drops, failures, carried detail, the engine."""
 
+import asyncio
 import threading
 import time
 from fractions import Fraction
 from types import SimpleNamespace
 
 import av
+import av.error
 import numpy as np
 import pytest
 import torch
@@ -17,11 +19,14 @@ from streamfix.restore.base import Restorer, load_restorer
 from streamfix.restore.effort import Effort
 from streamfix.serve import detail as detail_module
 from streamfix.serve.detail import Detail
+from streamfix.serve.encode import VideoEncoder
 from streamfix.serve.engine import Engine, Settings
 from streamfix.serve.figures import Figures
 from streamfix.serve.governor import Governor, Plan
+from streamfix.serve.levels import Receiver
 from streamfix.serve.models import Memory, Models
 from streamfix.serve.scheduler import Scheduler
+from streamfix.serve.viewers import Rung
 from streamfix.types import Crop, Frame, Placement
 
 SAMPLE = "samples/webcam.mp4"
@@ -170,6 +175,22 @@ def test_a_failure_is_told_once_and_ends_the_stream():
 
 
 # --- carried detail ---------------------------------------------------------------------------------------------------
+
+
+def test_an_encoder_that_fails_is_told_whatever_it_raises(monkeypatch):
+    # FFmpeg's "not implemented" and "bug" are RuntimeErrors, as is a call to an event loop that has closed
+    def encode(*_args, **_options):
+        raise av.error.BugError(0, "a bug in the codec")
+
+    monkeypatch.setattr(VideoEncoder, "encode", encode)
+    errors, loop = [], asyncio.new_event_loop()
+    rung = Rung(
+        "H264", "result", Receiver(), loop=loop, figures=Figures(), fail=errors.append, sent=lambda _bytes: None
+    )
+    rung.show(av.VideoFrame(64, 64, "yuv420p"), None, 0)
+    rung._thread.join(10)
+    loop.close()
+    assert [type(e) for e in errors] == [av.error.BugError]
 
 
 def crop(image: np.ndarray, track: int = 0) -> Crop:

@@ -233,10 +233,9 @@ class Feed:
                 self._audio = AudioEncoder(clock=self.figures.clock)
             packets = self._audio.encode(frame)
             self._loop.call_soon_threadsafe(self._delay_audio, packets)
-        except RuntimeError:  # the event loop has closed
-            return
         except Exception as error:
-            _log.warning("sound left out: %s", type(error).__name__)
+            if not self._loop.is_closed():  # else nobody is left to hear
+                _log.warning("sound left out: %s", type(error).__name__)
 
     def _delay_audio(self, packets: list[Packet]) -> None:
         latency = (self.figures.latency(0.5) or 0.0) + (self.figures.mean("encode") or 0.0)

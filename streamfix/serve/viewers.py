@@ -142,10 +142,9 @@ class Rung:
                     packets = self._encoder.encode(picture, pts=pts, key=key)
                 if not self._stopped:
                     self._loop.call_soon_threadsafe(self._hand_out, packets)
-        except RuntimeError:  # the event loop has closed
-            return
         except BaseException as error:
-            self._fail(error)
+            if not self._loop.is_closed():  # else nobody is left to be told
+                self._fail(error)
 
     def _hand_out(self, packets: list[Packet]) -> None:
         for packet in packets:
