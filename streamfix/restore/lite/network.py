@@ -64,7 +64,7 @@ class Conv(nn.Conv2d):
     ) -> None:
         super().__init__(inputs, outputs, kernel, stride, 0 if stride > 1 else kernel // 2)
         self._active = active
-        self._packed: Tensor | None = None
+        self._packed: tuple[Tensor, Tensor] | None = None  # weights and offsets
         nn.init.kaiming_normal_(self.weight, a=1.0 if stride > 1 else _SLOPE)
         assert self.bias is not None
         nn.init.zeros_(self.bias)
@@ -78,24 +78,54 @@ class Conv(nn.Conv2d):
         """
         assert not isinstance(self.padding, str)
         self._how = list(self.padding), list(self.stride), list(self.dilation), self.groups
-        self._fused = torch.ops.mkldnn._convolution_pointwise  # what torch.compile calls; not public
-        self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(self.weight.detach().to_mkldnn(), *self._how)
+        fused = torch.ops.mkldnn._convolution_pointwise  # what torch.compile calls; not public
+        self._fused, self._fused_sum = fused.default, fused.binary
+        assert self.bias is not None
+        weight, offset = self._laid_out(self.weight.detach()), self._laid_out(self.bias.detach())
+        self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), *self._how), offset
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, outputs, H/stride, W/stride)."""
+    def _laid_out(self, rows: Tensor) -> Tensor:
+        """Weights or offsets, (outputs, ...), in the order in which packed ones give their channels."""
+        return rows
+
+    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H/stride, W/stride); `plus` is added to the sum, before the activation."""
+        after = ("leaky_relu", [_SLOPE]) if self._active else (None, [])
+        if self._packed is not None and plus is not None:
+            return self._fused_sum(x, plus, *self._packed, *self._how, "add", 1.0, *after, None)  # type: ignore[no-any-return]
         if self._packed is not None:
-            after = ("leaky_relu", [_SLOPE]) if self._active else ("none", [])
-            return self._fused(x, self._packed, self.bias, *self._how, *after, "")  # type: ignore[no-any-return]
+            return self._fused(x, *self._packed, *self._how, after[0] or "none", after[1], "")  # type: ignore[no-any-return]
         y = super().forward(x)
+        if plus is not None:
+            y = y.add_(plus)
         return F.leaky_relu(y, _SLOPE, inplace=True) if self._active else y
 
 
-def _before_shuffle(inputs: int, outputs: int) -> Conv:
-    """Convolution in front of a pixel shuffle by 2; its four phases start equal (ICNR), so without a grid."""
-    conv = Conv(inputs, outputs * 4, active=True)
-    with torch.no_grad():
-        conv.weight.copy_(conv.weight[::4].repeat_interleave(4, dim=0))
-    return conv
+class Finer(Conv):
+    """A convolution and a pixel shuffle to twice the grid. Its four phases start equal (ICNR), so without a grid."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs * 4, active=True)
+        with torch.no_grad():
+            self.weight.copy_(self.weight[::4].repeat_interleave(4, dim=0))
+
+    def _laid_out(self, rows: Tensor) -> Tensor:
+        # packed, the phases come before the channels: then the shuffle moves runs of channels, five times as fast
+        return rows.view(-1, 4, *rows.shape[1:]).transpose(0, 1).reshape(rows.shape)
+
+    def forward(self, x: Tensor, beside: Tensor | None = None) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, 2H, 2W), with the channels of `beside` (B, C, 2H, 2W) after them."""
+        y = super().forward(x)
+        if self._packed is None:
+            y = F.pixel_shuffle(y, 2)
+            return y if beside is None else torch.cat((y, beside), dim=1)
+        (b, channels, h, w), more = y.shape, 0 if beside is None else beside.shape[1]
+        out = y.new_empty(b, 2 * h, 2 * w, channels // 4 + more)
+        own, others = out.tensor_split([channels // 4], dim=-1)
+        own.view(b, h, 2, w, 2, -1).copy_(y.permute(0, 2, 3, 1).view(b, h, w, 2, 2, -1).transpose(2, 3))
+        if beside is not None:
+            others.copy_(beside.permute(0, 2, 3, 1))
+        return out.permute(0, 3, 1, 2)
 
 
 class Block(nn.Module):
@@ -108,8 +138,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape in and out."""
-        change: Tensor = self.second(self.first(x))
-        return change.add_(x)
+        return self.second(self.first(x), x)  # type: ignore[no-any-return]
 
 
 class LiteNet(nn.Module):
@@ -131,10 +160,10 @@ class LiteNet(nn.Module):
         self.decoder = nn.ModuleList(
             nn.Sequential(*(Block(w) for _ in range(n))) for w, n in zip(c.widths[:3], c.decoder, strict=True)
         )
-        self.to_half = _before_shuffle(w0, half)
+        self.to_half = Finer(w0, half)
         self.fuse = Conv(half + 12, half, active=True)
         self.detail = nn.Sequential(*(Block(half) for _ in range(c.detail)))
-        self.to_full = _before_shuffle(half, full)
+        self.to_full = Finer(half, full)
         self.out = Conv(full, 3, gain=0.1)
         self.memory = Memory(w0, c.memory) if c.memory else None
 
@@ -200,9 +229,8 @@ class LiteNet(nn.Module):
         for up, blocks, skip in zip(reversed(self.up), reversed(self.decoder), reversed(skips), strict=True):
             y = blocks(F.interpolate(up(y), scale_factor=2.0, mode="nearest") + skip)
         features = y
-        y = F.pixel_shuffle(self.to_half(y), 2)
-        y = self.fuse(torch.cat((y, _unshuffle(inner, 2)), dim=1))
-        y = F.pixel_shuffle(self.to_full(self.detail(y)), 2)
+        y = self.fuse(self.to_half(y, _unshuffle(inner, 2)))
+        y = self.to_full(self.detail(y))
         residual: Tensor = self.out(y).to(x.dtype)
         if self.memory is not None and previous is not None:
             residual = residual + self.memory(x + residual, x, previous.to(x.dtype), features)
