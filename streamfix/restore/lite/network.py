@@ -101,8 +101,8 @@ class Conv(nn.Conv2d):
         return F.leaky_relu(y, _SLOPE, inplace=True) if self._active else y
 
 
-class Finer(Conv):
-    """A convolution and a pixel shuffle to twice the grid. Its four phases start equal (ICNR), so without a grid."""
+class SubpixelConv(Conv):
+    """A convolution and a pixel shuffle to twice the grid (ESPCN). Its four phases start equal (ICNR), so without a pattern."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs * 4, active=True)
@@ -160,10 +160,10 @@ class LiteNet(nn.Module):
         self.decoder = nn.ModuleList(
             nn.Sequential(*(Block(w) for _ in range(n))) for w, n in zip(c.widths[:3], c.decoder, strict=True)
         )
-        self.to_half = Finer(w0, half)
+        self.to_half = SubpixelConv(w0, half)
         self.fuse = Conv(half + 12, half, active=True)
         self.detail = nn.Sequential(*(Block(half) for _ in range(c.detail)))
-        self.to_full = Finer(half, full)
+        self.to_full = SubpixelConv(half, full)
         self.out = Conv(full, 3, gain=0.1)
         self.memory = Memory(w0, c.memory) if c.memory else None
 
