@@ -174,9 +174,6 @@ def test_a_failure_is_told_once_and_ends_the_stream():
     assert figures.drops["stopped"] >= 1
 
 
-# --- carried detail ---------------------------------------------------------------------------------------------------
-
-
 def test_an_encoder_that_fails_is_told_whatever_it_raises(monkeypatch):
     # FFmpeg's "not implemented" and "bug" are RuntimeErrors, as is a call to an event loop that has closed
     def encode(*_args, **_options):
@@ -191,6 +188,9 @@ def test_an_encoder_that_fails_is_told_whatever_it_raises(monkeypatch):
     rung._thread.join(10)
     loop.close()
     assert [type(e) for e in errors] == [av.error.BugError]
+
+
+# --- carried detail ---------------------------------------------------------------------------------------------------
 
 
 def crop(image: np.ndarray, track: int = 0) -> Crop:

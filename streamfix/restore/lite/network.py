@@ -119,7 +119,8 @@ class SubpixelConv(Conv):
         if self._packed is None:
             y = F.pixel_shuffle(y, 2)
             return y if beside is None else torch.cat((y, beside), dim=1)
-        (b, channels, h, w), more = y.shape, 0 if beside is None else beside.shape[1]
+        b, channels, h, w = y.shape
+        more = 0 if beside is None else beside.shape[1]
         out = y.new_empty(b, 2 * h, 2 * w, channels // 4 + more)
         own, others = out.tensor_split([channels // 4], dim=-1)
         own.view(b, h, 2, w, 2, -1).copy_(y.permute(0, 2, 3, 1).view(b, h, w, 2, 2, -1).transpose(2, 3))
@@ -138,7 +139,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape in and out."""
-        return self.second(self.first(x), x)  # type: ignore[no-any-return]
+        return self.second(self.first(x), plus=x)  # type: ignore[no-any-return]
 
 
 class LiteNet(nn.Module):
@@ -229,7 +230,7 @@ class LiteNet(nn.Module):
         for up, blocks, skip in zip(reversed(self.up), reversed(self.decoder), reversed(skips), strict=True):
             y = blocks(F.interpolate(up(y), scale_factor=2.0, mode="nearest") + skip)
         features = y
-        y = self.fuse(self.to_half(y, _unshuffle(inner, 2)))
+        y = self.fuse(self.to_half(y, beside=_unshuffle(inner, 2)))
         y = self.to_full(self.detail(y))
         residual: Tensor = self.out(y).to(x.dtype)
         if self.memory is not None and previous is not None:
