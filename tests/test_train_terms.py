@@ -144,6 +144,16 @@ def test_an_onnx_graph_computes_what_onnxruntime_computes(tmp_path: Path, batch:
     np.testing.assert_allclose(net(image).numpy(), expected, atol=1e-4)
 
 
+def test_a_graph_that_takes_one_face_at_a_time_embeds_a_batch_as_it_would_each(tmp_path: Path) -> None:
+    loss = IdentityLoss(_embedding(tmp_path / "net.onnx", 1))
+    faces = torch.rand(3, 3, 512, 512, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    together, alone = loss.embed(faces), torch.cat([loss.embed(face[None]) for face in faces])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    gradients = [torch.autograd.grad(e[:, 0].sum(), faces)[0] for e in (together, alone)]
+    assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-3)
+
+
 def test_what_is_no_usable_onnx_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"nothing")

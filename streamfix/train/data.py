@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,13 +113,17 @@ class FacePairs(Dataset[dict[str, Tensor]]):
         self.motion = motion or Motion()
         self._pictures: dict[int, npt.NDArray[np.uint8]] = {}
 
-    def _picture(self, rng: Rng) -> npt.NDArray[np.uint8]:
-        picture = self._read(self._drawn(rng))
+    def choose(self, rng: Rng, scale: Callable[[int], float]) -> int:
+        """Number of the file to draw next; scale: of the template in each, as LAYOUTS has it."""
+        index = self._drawn(rng)
         for _ in range(8):
-            if LAYOUTS[picture.shape[0]][0] == 1.0 or rng.random() < self.augmentation.soft:
+            if scale(index) == 1.0 or rng.random() < self.augmentation.soft:
                 break
-            picture = self._read(self._drawn(rng))
-        return picture
+            index = self._drawn(rng)
+        return index
+
+    def _picture(self, rng: Rng) -> npt.NDArray[np.uint8]:
+        return self._read(self.choose(rng, lambda index: LAYOUTS[self._read(index).shape[0]][0]))
 
     def _drawn(self, rng: Rng) -> int:
         return int(rng.choice(len(self.files), p=self._chances))
@@ -294,7 +298,9 @@ def _single_thread(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def loader(pairs: Dataset[dict[str, Tensor]], batches: Batches, *, workers: int) -> DataLoader[dict[str, Tensor]]:
+def loader(
+    pairs: Dataset[dict[str, Tensor]], batches: Iterable[list[tuple[int, int, int]]], *, workers: int
+) -> DataLoader[dict[str, Tensor]]:
     """Batches as dicts of stacked tensors, prepared by `workers` processes (0: in this one)."""
     # spawned, not forked: a fork copies the locks of OpenCV and OpenMP threads, and then waits for them for ever
     options: dict[str, Any] = {"prefetch_factor": 4, "multiprocessing_context": "spawn"} if workers else {}

@@ -12,7 +12,7 @@ two runs of one seed on one machine agree.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
@@ -29,6 +29,7 @@ from streamfix.restore.lite.network import LiteConfig, LiteNet
 from streamfix.train.adversary import Adversary, discriminator_gradients, generator_loss
 from streamfix.train.config import Stage, TrainConfig
 from streamfix.train.data import Batches, FacePairs, loader
+from streamfix.train.device_batches import device_batches
 from streamfix.train.identity import IdentityLoss
 from streamfix.train.log import Log
 from streamfix.train.loop import Report, learn
@@ -116,6 +117,12 @@ class Trainer:
         c.run.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.is_file():
             self._load()
+
+    @property
+    def on_device(self) -> bool:
+        """Whether the device itself makes the batches."""
+        wanted = self.config.on_device
+        return self.device.type == "cuda" and not self.config.recurrent if wanted is None else wanted
 
     @property
     def checkpoint(self) -> Path:
@@ -336,8 +343,15 @@ def train(config: TrainConfig, *, report: Report | None = None) -> Path:
         if trainer.progress() < 1:
             ranks = trainer.ranks
             share = (ranks.rank, ranks.count)
-            batches = Batches(trainer.plan, batch=trainer.step, sample=trainer.sample, share=share)
-            learn(trainer, config, loader(pairs, batches, workers=config.workers), log, report)
+            batches: Iterable[dict[str, Tensor]]
+            if trainer.on_device:
+                batches = device_batches(
+                    pairs, trainer.plan, device=trainer.device, batch=trainer.step, share=share, workers=config.workers
+                )
+            else:
+                order = Batches(trainer.plan, batch=trainer.step, sample=trainer.sample, share=share)
+                batches = loader(pairs, order, workers=config.workers)
+            learn(trainer, config, batches, log, report)
     finally:
         if log is not None:
             log.close()

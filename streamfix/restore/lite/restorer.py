@@ -33,6 +33,9 @@ _SHARE = {384: 1.0, 256: 0.9}
 18 % (published degradation) and 31 % (footage) above that of the whole crop, which would show whenever the effort is changed. Taking 0.9
 of it costs 2 % of LPIPS.
 """
+_TOGETHER = 4
+"""Faces that one call of the network restores at most. Eight in half precision took an H200 25 ms, four 5.6 (PyTorch 2.11, cuDNN
+without benchmarks; in float32 11.7 and 7.4)."""
 _RIM = 32
 """Pixels over which a window fades into the crop around it."""
 
@@ -150,7 +153,9 @@ class LiteRestorer:
                 restored = torch.cat(list(pool.map(self._alone, torch.split(x, 1), before)))
             torch.set_num_threads(self._threads)  # else threads to come would begin with the 1 that was set last
         else:
-            restored = self._forward(x, y)
+            parts = torch.split(x, _TOGETHER)
+            before = [None] * len(parts) if y is None else torch.split(y, _TOGETHER)
+            restored = torch.cat(list(map(self._forward, parts, before)))
         return restored.to(crops.device)
 
     def _alone(self, crop: Tensor, previous: Tensor | None) -> Tensor:
