@@ -41,6 +41,10 @@ HEAVY = Recipe(sigma=(1.0, 15.0), scale=(4.0, 30.0), noise=(0.0, 20.0), jpeg=(30
 MILD = Recipe(sigma=(0.1, 1.0), scale=(1.0, 2.0), noise=(0.0, 4.0), jpeg=(80, 100))
 
 
+KERNEL = 41
+"""Taps of the published Gaussian along a side."""
+
+
 def alike(operation: Callable[[Picture, Rng], Picture], frames: Sequence[Picture], rng: Rng) -> Clip:
     """Apply an operation with the same random choices to every frame."""
     state = rng.bit_generator.state
@@ -64,7 +68,7 @@ def published(frames: Sequence[Picture], recipe: Recipe, rng: Rng) -> Clip:
     return [_unit(cv2.resize(jpeg(f, quality), (width, height), interpolation=cv2.INTER_LINEAR)) for f in x]
 
 
-def gaussian_blur(image: Picture, sigma: tuple[float, float], rng: Rng, kernel: int = 41) -> Picture:
+def gaussian_blur(image: Picture, sigma: tuple[float, float], rng: Rng, kernel: int = KERNEL) -> Picture:
     """A 41-tap Gaussian: with even chance isotropic, or of two sigmas turned by a random angle."""
     first, second, angle = rng.uniform(*sigma), rng.uniform(*sigma), rng.uniform(-math.pi, math.pi)
     if rng.random() < 0.5:

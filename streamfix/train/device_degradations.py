@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from streamfix.train.codecs import Rng
-from streamfix.train.degradations import Recipe
+from streamfix.train.degradations import KERNEL, Recipe
 
-_KERNEL = 41
-_YCC = ((0.299, 0.587, 0.114), (-0.168735892, -0.331264108, 0.5), (0.5, -0.418687589, -0.081312411))
+# from RGB: luma, and both differences of colour; and back (JFIF)
+YCC = ((0.299, 0.587, 0.114), (-0.168735892, -0.331264108, 0.5), (0.5, -0.418687589, -0.081312411))
 _RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136286, -0.714136286), (1.0, 1.772, 0.0))
 # quantisation at quality 50, in rows (ITU-T T.81, annex K)
 _BRIGHT = (
@@ -70,12 +70,12 @@ def blurred(x: Tensor, sigmas: npt.NDArray[np.float64], angles: npt.NDArray[np.f
     c, s = np.cos(angles), np.sin(angles)
     turn = np.stack([np.stack([c, -s], -1), np.stack([s, c], -1)], -2)
     inverse = turn @ (turn.transpose(0, 2, 1) * (sigmas**-2.0)[..., None])
-    axis = np.arange(_KERNEL) - _KERNEL // 2
+    axis = np.arange(KERNEL) - KERNEL // 2
     u, v = np.meshgrid(axis, axis)
     xx, xy, yy = (inverse[:, i, j, None, None] for i, j in ((0, 0), (0, 1), (1, 1)))
     weight = np.exp(-0.5 * (xx * u * u + 2 * xy * u * v + yy * v * v))
     taps = torch.from_numpy((weight / weight.sum((1, 2), keepdims=True)).astype(np.float32)).to(x.device)
-    reach, side = _KERNEL // 2, x.shape[-1]
+    reach, side = KERNEL // 2, x.shape[-1]
     size = -(-(side + 2 * reach) // 64) * 64  # a length that FFTs like; what wraps around lies outside of what is kept
     spectrum = torch.fft.rfft2(F.pad(x, (reach,) * 4, "reflect"), s=(size, size))
     spectrum *= torch.fft.rfft2(taps, s=(size, size))[:, None]
@@ -99,7 +99,7 @@ def jpeg(x: Tensor, side: Tensor, quality: npt.NDArray[np.int64]) -> Tensor:
     where libjpeg does, whose integer transforms are less exact.
     """
     pixels = (_extended(x, side) * 255 + 0.5).floor_().clamp_(0, 255)
-    ycc = torch.einsum("ij,bjhw->bihw", x.new_tensor(_YCC), pixels).round_()
+    ycc = torch.einsum("ij,bjhw->bihw", x.new_tensor(YCC), pixels).round_()
     bright = _coded(ycc[:, :1] - 128, _table(_BRIGHT, quality, x)).add_(128).round_().clamp_(0, 255)
     colour = _coded(F.avg_pool2d(ycc[:, 1:], 2).round_(), _table(_COLOUR, quality, x)).round_().clamp_(-128, 127)
     colour = F.interpolate(_extended(colour, (side + 1) // 2), scale_factor=2.0, mode="bilinear")

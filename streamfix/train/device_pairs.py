@@ -19,12 +19,11 @@ from streamfix.media.color import BORDER_RGB
 from streamfix.train.codecs import Rng
 from streamfix.train.data import FacePairs, read_face
 from streamfix.train.degradations import HEAVY, MILD, PAPER, beyond_the_frame, scratches
-from streamfix.train.device_degradations import published
+from streamfix.train.device_degradations import YCC, published
 from streamfix.train.layouts import LAYOUTS
 from streamfix.types import CROP_SIZE
 
 _SIDE = max(LAYOUTS)
-_LUMA = (0.299, 0.587, 0.114)
 _KINDS = (PAPER, HEAVY, MILD, MILD)  # the last is not degraded at all
 
 
@@ -97,7 +96,7 @@ class DevicePairs:
         weights = np.array([mixture.paper, mixture.heavy, mixture.mild, mixture.none])
         kinds = rng.choice(len(weights), count, p=weights / weights.sum())
         grey = rng.random(count) < mixture.grey
-        luma = (clean * clean.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        luma = (clean * clean.new_tensor(YCC[0]).view(1, 3, 1, 1)).sum(1, keepdim=True)
         clean = torch.where(self._chosen(grey), luma, clean)
         seen = clean.clone()
         for i in np.flatnonzero(grey & (rng.random(count) < mixture.old)):

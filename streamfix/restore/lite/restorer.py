@@ -149,13 +149,12 @@ class LiteRestorer:
             # a face to a thread: operators that share all cores wait for each other at every layer, and stall whenever
             # decoding, detection or another program takes a core (measured: 1.5 to 3 times slower on a busy machine)
             with ThreadPoolExecutor(threads) as pool:
-                before = [None] * len(x) if y is None else torch.split(y, 1)
-                restored = torch.cat(list(pool.map(self._alone, torch.split(x, 1), before)))
+                restored = torch.cat(list(pool.map(self._alone, *_split(x, y, 1))))
             torch.set_num_threads(self._threads)  # else threads to come would begin with the 1 that was set last
+        elif len(x) > _TOGETHER:
+            restored = torch.cat(list(map(self._forward, *_split(x, y, _TOGETHER))))
         else:
-            parts = torch.split(x, _TOGETHER)
-            before = [None] * len(parts) if y is None else torch.split(y, _TOGETHER)
-            restored = torch.cat(list(map(self._forward, parts, before)))
+            restored = self._forward(x, y)
         return restored.to(crops.device)
 
     def _alone(self, crop: Tensor, previous: Tensor | None) -> Tensor:
@@ -166,6 +165,11 @@ class LiteRestorer:
     def _forward(self, crops: Tensor, previous: Tensor | None) -> Tensor:
         answer: Tensor = self._net(crops, previous, position=self._position)
         return answer.clamp_(-1, 1)
+
+
+def _split(x: Tensor, y: Tensor | None, size: int) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
+    parts = torch.split(x, size)
+    return parts, [None] * len(parts) if y is None else torch.split(y, size)
 
 
 @cache
