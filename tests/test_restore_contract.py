@@ -242,24 +242,41 @@ def blurred_noise(seed: int) -> torch.Tensor:
     return torch.nn.functional.avg_pool2d(noise, 9, 1, 4)
 
 
-@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-4), (torch.bfloat16, 2 / 127.5)])
-def test_packed_weights_change_the_time_and_not_the_answer(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, most: float
-) -> None:
-    crops = blurred_noise(3)
+def ways_of(restorer: LiteRestorer, crops: torch.Tensor) -> list[torch.Tensor]:
+    """The same crops by every way through the network: whole, as windows, with a memory."""
     before = torch.flip(crops[0], (-1,))
-    packed = LiteRestorer(dtype=dtype, openvino=False)
-    if dtype != torch.float32 and packed.engine != "packed weights":
-        pytest.skip(f"oneDNN does not take {dtype} on this CPU")
+    windows = [way.restorer.restore(crops) for way in restorer.cheaper()]
+    return [restorer.restore(crops), *windows, restorer.restore_next(crops, [before])[0]]
+
+
+def test_packed_weights_change_the_time_and_not_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = LiteRestorer(dtype=torch.float32, openvino=False)
     monkeypatch.setattr(LiteNet, "pack", lambda self: False)
-    plain = LiteRestorer(dtype=dtype, openvino=False)
+    plain = LiteRestorer(dtype=torch.float32, openvino=False)
     assert (packed.engine, plain.engine) == ("packed weights", "channels_last")
-    torch.testing.assert_close(packed.restore(crops), plain.restore(crops), rtol=0, atol=most)
-    for ours, theirs in zip(packed.cheaper(), plain.cheaper(), strict=True):
-        torch.testing.assert_close(ours.restorer.restore(crops), theirs.restorer.restore(crops), rtol=0, atol=most)
-    a, _ = packed.restore_next(crops, [before])
-    b, _ = plain.restore_next(crops, [before])
-    torch.testing.assert_close(a, b, rtol=0, atol=most)
+    for ours, theirs in zip(ways_of(packed, blurred_noise(3)), ways_of(plain, blurred_noise(3)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_packed_weights_in_bfloat16_are_as_near_to_float32_as_plain_ones(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    # the two round at different places, so neither is the other's measure: how far two roundings lie apart at the worst of
+    # 786,432 values says more about the picture and the weights than about the packing. Both are measured by float32 instead
+    packed = LiteRestorer(dtype=torch.bfloat16, openvino=False)
+    if packed.engine != "packed weights":
+        pytest.skip("oneDNN does not take bfloat16 on this CPU")
+    exact = LiteRestorer(dtype=torch.float32, openvino=False)
+    monkeypatch.setattr(LiteNet, "pack", lambda self: False)
+    plain = LiteRestorer(dtype=torch.bfloat16, openvino=False)
+    assert plain.engine == "channels_last"
+    answers = (ways_of(restorer, blurred_noise(seed)) for restorer in (packed, plain, exact))
+    for ours, theirs, right in zip(*answers, strict=True):
+        error, bound = (ours - right).abs() * 127.5, (theirs - right).abs() * 127.5
+        assert float(error.mean()) <= 1.05 * float(bound.mean())
+        assert float(error.quantile(0.999)) <= 1.25 * float(bound.quantile(0.999))
+        assert float(error.max()) <= 2 * float(bound.max())
 
 
 def test_bfloat16_stays_within_an_8_bit_level_on_the_whole() -> None:
