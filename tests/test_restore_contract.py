@@ -244,7 +244,7 @@ def blurred_noise(seed: int) -> torch.Tensor:
 
 def ways_of(restorer: LiteRestorer, crops: torch.Tensor) -> list[torch.Tensor]:
     """The same crops by every way through the network: whole, as windows, with a memory."""
-    before = torch.flip(crops[0], (-1,))
+    before = torch.cat((torch.flip(crops[0], (-1,)), crops[0, :1]))
     windows = [way.restorer.restore(crops) for way in restorer.cheaper()]
     return [restorer.restore(crops), *windows, restorer.restore_next(crops, [before])[0]]
 

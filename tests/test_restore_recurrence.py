@@ -61,6 +61,16 @@ def test_a_job_cut_into_parts_gives_the_same_frames(restorer: Restorer, clip: li
     assert np.abs(whole[WINDOW - WARM_UP] - part[WINDOW - WARM_UP]).max() > 0.002
 
 
+def test_a_window_hands_over_to_the_next_without_a_pop(restorer: Restorer, clip: list[np.ndarray]) -> None:
+    still = [clip[0]] * 3 + [clip[1]] * (len(clip) - 3)  # from frame 3 on nothing moves
+    answers = run(restorer, still, 0, len(still))
+    steps = [np.abs(answers[n] - answers[n - 1]).max() for n in range(4, len(still))]
+    handing = [n for n, step in enumerate(steps, 4) if step > 0]
+    assert handing == list(range(WINDOW - WARM_UP, WINDOW + 1)), "else it is the same, bit for bit"
+    whole = np.abs(answers[WINDOW] - answers[3]).max()
+    assert max(steps) < 1.01 * whole / (WARM_UP + 1)
+
+
 def test_memory_ends_with_the_face_and_belongs_to_it(restorer: Restorer, clip: list[np.ndarray]) -> None:
     alone = restore_images(restorer, clip[:4])
     recurrence = Recurrence(restorer)

@@ -53,7 +53,7 @@ def enhance(
         bool | None,
         typer.Option(
             "--recurrent/--no-recurrent",
-            help="Guide each face by the frame before: steadier, but softer where a face moves (default: off for lite).",
+            help="Guide each face by the frame before: steadier, a little softer, slower (default: off for lite).",
         ),
     ] = None,
     protect: Annotated[

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LUMA = (0.299, 0.587, 0.114)
+"""Shares of R, G and B in brightness (BT.601)."""
 _GREY, _COLOURED = 30.0, 60.0
 """Mean square of the colour differences that brightness does not explain, in (1/255)^2. Measured on aligned faces: black and white
 photos lie at 0..5, sepia and scratched ones at 15..60, colour photos from 150 up."""
@@ -18,7 +20,7 @@ def keep_grey(restored: Tensor, crops: Tensor) -> Tensor:
     After the rule of the published model (INTERLCM: variance of R-G, G-B, B-R of at most 10), which knows neutral grey only.
     """
     pixels = crops[:, :, ::4, ::4].flatten(2) * 127.5  # a sixteenth of the pixels tells as much
-    weights = pixels.new_tensor([0.299, 0.587, 0.114])
+    weights = pixels.new_tensor(LUMA)
     luma = torch.einsum("bcn,c->bn", pixels, weights)[:, None]
     differences = pixels - pixels.roll(-1, dims=1)
     luma, differences = (v - v.mean(-1, keepdim=True) for v in (luma, differences))

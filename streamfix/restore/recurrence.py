@@ -10,12 +10,12 @@ from torch import Tensor
 
 from streamfix.restore.base import Picture, Restorer, restore_next_images
 
-WINDOW = 32
+WINDOW = 64
 """Frames after which the memory of a face begins anew, on a fixed grid of frame numbers. A job that is cut into parts
 gives the same frames as one run when every part begins at a multiple of this, after WARM_UP frames that it throws away."""
 
-WARM_UP = 4
-"""Frames that a window runs ahead of its first, unseen, so that its beginning does not show."""
+WARM_UP = 8
+"""Frames that a window runs ahead of its first. The answer goes over from the window before in them, so that nothing pops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,11 @@ class Recurrence:
         if self._last is not None and index != self._last + 1:
             self._memory = {}
         self._last = index
-        window = index // WINDOW
-        chains = [window, window + 1] if index % WINDOW >= WINDOW - WARM_UP else [window]
+        window, position = divmod(index, WINDOW)
+        ahead = (
+            position - (WINDOW - WARM_UP) + 1
+        )  # frames for which the next window has been running, this one included
+        chains = [window, window + 1] if ahead > 0 else [window]
         keys = [((track, chain), image) for chain in chains for track, image in zip(tracks, images, strict=True)]
         before, self._memory = self._memory, {}
         for key, image in keys:
@@ -60,4 +63,9 @@ class Recurrence:
         )
         for (key, image), picture, state in zip(jobs, restored, after, strict=True):
             self._memory[key] = _Memory(image, picture, state)
-        return [self._memory[track, window].restored for track in tracks]
+        answers = [self._memory[track, window].restored for track in tracks]
+        if ahead <= 0:
+            return answers
+        share = np.float32(ahead / (WARM_UP + 1))
+        following = [self._memory[track, window + 1].restored for track in tracks]
+        return [a + share * (b - a) for a, b in zip(answers, following, strict=True)]

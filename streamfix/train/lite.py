@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
+from itertools import pairwise, repeat
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ from streamfix.errors import ModelError, UsageError
 from streamfix.restore.base import fast_bfloat16
 from streamfix.restore.lite.checkpoint import read_checkpoint, write_weights
 from streamfix.restore.lite.network import LiteConfig, LiteNet
+from streamfix.restore.lite.registration import registered, remembered
 from streamfix.train.adversary import Adversary, discriminator_gradients, generator_loss
 from streamfix.train.config import Stage, TrainConfig
 from streamfix.train.data import Batches, FacePairs, loader
@@ -193,13 +195,16 @@ class Trainer:
         # of the network, of the discriminator (whose weights are `judge`, None before its start), and the terms
         if self.pool is not None:
             torch.set_num_threads(1)  # the setting belongs to each thread
-        *before, degraded = (_channels_last(frames) for frames in part["degraded"].unbind(1))
+            cv2.setNumThreads(1)
+        frames = [_channels_last(frame) for frame in part["degraded"].unbind(1)]
         truth = part.get("taught", part["clean"][:, -1])
         previous: Tensor | None = None
+        moved: Tensor | None = None
         with torch.no_grad():
-            for frame in before:
-                previous = self.worker(frame, previous, part["origin"]).clamp_(-1, 1)
-        output = self.worker(degraded, previous, part["origin"])
+            for frame, following in pairwise(frames):
+                previous = self.worker(frame, _answers(moved), part["origin"]).clamp_(-1, 1)
+                moved = registered(remembered(previous, frame, moved), following)
+        output = self.worker(frames[-1], _answers(moved), part["origin"])
         terms = self.loss(output, truth, seed)
         if previous is not None:
             change = (output - previous) - (part["clean"][:, -1] - part["clean"][:, -2])
@@ -300,6 +305,10 @@ class Trainer:
         self.step, self.sample, self.seconds = state["step"], state["sample"], state["seconds"]
         if self.adversary is not None and "adversary" in state:  # a run may be given an adversary later
             self.adversary.load_state_dict(state["adversary"])
+
+
+def _answers(states: Tensor | None) -> Tensor | None:
+    return None if states is None else states[:, :3]
 
 
 def _trained(net: LiteNet) -> list[torch.nn.Parameter]:

@@ -23,6 +23,8 @@ from streamfix.types import CROP_SIZE
 
 _FREQUENCIES = (1, 2, 4, 8)
 _SLOPE = 0.1
+_MOST = 0.87
+"""Share of the answer before that the memory's gate lets through at most: what was invented from a worse frame fades."""
 _ALIKE, _UNLIKE = 0.12, 0.3
 """Difference of 8x8 patches in [-1, 1] up to which the memory's gate is free, and from which it is shut."""
 
@@ -262,7 +264,7 @@ class Memory(nn.Module):
         change = previous - answer
         seen = torch.cat([_unshuffle(d.to(features.dtype), 4) for d in (change, previous - x)], dim=1)
         y = self.first(torch.cat((features, seen), dim=1))
-        gate = torch.sigmoid(self.gate(self.block(y))).to(answer.dtype)
+        gate = _MOST * torch.sigmoid(self.gate(self.block(y))).to(answer.dtype)
         unlike = F.avg_pool2d(previous - x, 8).abs().amax(dim=1, keepdim=True)
         alike = ((_UNLIKE - unlike) / (_UNLIKE - _ALIKE)).clamp(0, 1)
         gate = gate * F.interpolate(alike, scale_factor=2.0, mode="bilinear", align_corners=False)

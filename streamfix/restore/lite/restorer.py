@@ -18,6 +18,7 @@ from streamfix.restore.color_fix import keep_grey
 from streamfix.restore.effort import Effort
 from streamfix.restore.lite.checkpoint import empty_net, read_checkpoint
 from streamfix.restore.lite.openvino_engine import OpenVinoNet, available
+from streamfix.restore.lite.registration import registered, remembered
 from streamfix.types import CROP_SIZE
 
 WEIGHTS = "lite.safetensors"
@@ -51,7 +52,7 @@ class LiteRestorer:
 
     name = "lite"
     recurrent_by_default = False
-    """On still cameras and noise the memory steadies; on a face that talks it softens (weights/README.md has figures)."""
+    """It steadies, but softens a face that talks a little, and takes as long again (weights/README.md has figures)."""
 
     def __init__(
         self,
@@ -118,11 +119,12 @@ class LiteRestorer:
         return keep_grey(self._restore(crops, None), crops)
 
     def restore_next(self, crops: Tensor, states: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor]]:
-        """See RecurrentRestorer; a state is the network's answer, float32 (3, 512, 512)."""
-        nothing = crops.new_zeros(crops.shape[1:])
-        previous = torch.stack([nothing if s is None else s.to(nothing) for s in states])
-        answers = self._restore(crops, previous)
-        return keep_grey(answers, crops), list(answers)
+        """See RecurrentRestorer; a state is what registration.py says of it, float32 (4, 512, 512)."""
+        check_crops(crops)
+        nothing = torch.zeros(4, *crops.shape[2:])
+        moved = registered(torch.stack([nothing if s is None else s for s in states]), crops.cpu())
+        answers = self._restore(crops, moved[:, :3])
+        return keep_grey(answers, crops), list(remembered(answers.cpu(), crops.cpu(), moved))
 
     def _restore(self, crops: Tensor, previous: Tensor | None) -> Tensor:
         check_crops(crops)
