@@ -300,6 +300,19 @@ def test_a_viewer_watches_the_servers_own_input(page, servers):
     wait_for(lambda: np.abs(np.array(page.evaluate(THUMBNAIL)) - before).mean() > 0.3)  # it moves
 
 
+def test_a_source_that_was_chosen_before_the_server_has_answered_stays(page, servers):
+    held = []
+    page.route("**/api/about", lambda route: held.append(route))
+    page.goto(servers["input"].url)
+    page.locator("#source").select_option("camera")
+    wait_for(lambda: page.wait_for_timeout(50) or held)
+    held[0].continue_()
+    page.locator("#model option").first.wait_for(state="attached")
+    page.wait_for_timeout(200)
+    assert page.locator("#source").input_value() == "camera"
+    assert page.get_by_role("button", name="Start camera").is_visible()
+
+
 def test_everything_has_a_name_and_can_be_reached_by_keyboard(page, servers):
     page.goto(servers["input"].url)
     page.locator("#source").select_option("camera")

@@ -16,7 +16,7 @@ const CAMERA_ERRORS = {
   OverconstrainedError: ["This camera cannot do that", "Choose another resolution or camera, then try again."],
 };
 
-let about = null, camera = null, peer = null, recorder = null, retry = 0, timer = 0, lastFrames = 0, lastTime = 0, wanted = false;
+let about = null, camera = null, peer = null, recorder = null, retry = 0, timer = 0, lastFrames = 0, lastTime = 0, wanted = false, chosen = false;
 let token = readToken();
 
 function readToken() {
@@ -269,12 +269,13 @@ $("strength").addEventListener("input", () => {
 for (const id of ["model", "faces"]) $(id).addEventListener("change", settings);
 for (const id of ["camera", "size", "sound"]) $(id).addEventListener("change", () => wanted && start());
 $("listen").addEventListener("change", () => { $("video").muted = !$("listen").checked; });
-$("source").addEventListener("change", () => {
+$("source").addEventListener("change", () => { chosen = true; sourced(); });
+function sourced() {
   const watching = $("source").value === "stream";
   for (const part of document.querySelectorAll(".camera-only")) part.hidden = watching;
   for (const id of ["strength", "model", "faces"]) $(id).disabled = watching; // the stream is everybody's
   if (wanted) start(); else idle();
-});
+}
 $("token-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   token = $("token").value.trim();
@@ -297,7 +298,8 @@ async function load() {
   $("faces").closest(".field").hidden = about.faces.length === 0;
   const stream = $("source").querySelector("[value=stream]");
   stream.disabled = !(about.live || about.input);
-  if (about.input && !wanted) { $("source").value = "stream"; $("source").dispatchEvent(new Event("change")); }
+  // the server's own stream comes first, but not over what somebody chose while this was on its way
+  if (about.input && !wanted && !chosen) { $("source").value = "stream"; sourced(); }
   else idle();
 }
 
