@@ -47,9 +47,7 @@ class Recurrence:
             self._memory = {}
         self._last = index
         window, position = divmod(index, WINDOW)
-        ahead = (
-            position - (WINDOW - WARM_UP) + 1
-        )  # frames for which the next window has been running, this one included
+        ahead = position + 1 - (WINDOW - WARM_UP)  # frames that the next window has run for, this one included
         chains = [window, window + 1] if ahead > 0 else [window]
         keys = [((track, chain), image) for chain in chains for track, image in zip(tracks, images, strict=True)]
         before, self._memory = self._memory, {}

@@ -89,6 +89,8 @@ class Trainer:
         # takes one
         threads = c.threads or torch.get_num_threads()
         self.pool = ThreadPoolExecutor(threads) if self.device.type == "cpu" and threads > 1 else None
+        if self.pool is not None:
+            cv2.setNumThreads(1)  # OpenCV's setting is the process's: the flow within a shard stays on its thread
         self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
         if c.memory_only:
             for net in (self.net, self.worker):
@@ -195,7 +197,6 @@ class Trainer:
         # of the network, of the discriminator (whose weights are `judge`, None before its start), and the terms
         if self.pool is not None:
             torch.set_num_threads(1)  # the setting belongs to each thread
-            cv2.setNumThreads(1)
         frames = [_channels_last(frame) for frame in part["degraded"].unbind(1)]
         truth = part.get("taught", part["clean"][:, -1])
         previous: Tensor | None = None

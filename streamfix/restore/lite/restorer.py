@@ -116,18 +116,19 @@ class LiteRestorer:
 
     def restore(self, crops: Tensor, noise: Tensor | None = None) -> Tensor:
         """See Restorer; noise is ignored."""
+        check_crops(crops)
         return keep_grey(self._restore(crops, None), crops)
 
     def restore_next(self, crops: Tensor, states: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor]]:
         """See RecurrentRestorer; a state is what registration.py says of it, float32 (4, 512, 512)."""
         check_crops(crops)
         nothing = torch.zeros(4, *crops.shape[2:])
-        moved = registered(torch.stack([nothing if s is None else s for s in states]), crops.cpu())
+        seen = crops.cpu()
+        moved = registered(torch.stack([nothing if s is None else s for s in states]), seen)
         answers = self._restore(crops, moved[:, :3])
-        return keep_grey(answers, crops), list(remembered(answers.cpu(), crops.cpu(), moved))
+        return keep_grey(answers, crops), list(remembered(answers.cpu(), seen, moved))
 
     def _restore(self, crops: Tensor, previous: Tensor | None) -> Tensor:
-        check_crops(crops)
         if self._window is None:
             return self._run(crops, previous)
         y, x, side = self._window
