@@ -239,3 +239,13 @@ def test_side_by_side_shows_both_pictures_whole(pixel_format: str, rotation: int
         assert part.shape == expected.shape
         # some formats are converted on their way, and FFmpeg widens their chroma in another manner then
         assert np.abs(part.astype(int) - expected).mean() < 2
+
+
+@pytest.mark.parametrize("tag", ["colorspace", "color_trc"])
+def test_faces_are_looked_for_whatever_the_colour_tags(tag: str) -> None:
+    picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 200, np.uint8), format="rgb24").reformat(format="yuv420p")
+    setattr(picture, tag, {"colorspace": 8, "color_trc": 9}[tag])  # YCgCo, a logarithm: swscale refuses either
+    with pytest.raises(OSError, match="not supported"):
+        picture.to_ndarray(format="rgb24")
+    seen = to_rgb(Frame(picture=picture, index=0, pts=0, time_base=Fraction(1, 25)))
+    assert np.abs(seen.astype(int) - 200).max() <= 3

@@ -122,19 +122,34 @@ def test_holes_are_counted_and_decoding_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [-1, -2, -3])
-@pytest.mark.parametrize("bframes", [0, 2])
-def test_damage_at_the_very_end_costs_one_picture_only(tmp_path: Path, place: int, bframes: int) -> None:
-    """Decoding in several threads must not lose the whole pictures behind the broken one."""
-    whole = make_video(tmp_path / "whole.mkv", frames=40, bframes=bframes)
+@pytest.mark.parametrize(("bframes", "suffix"), [(0, ".mkv"), (2, ".mkv"), (0, ".avi"), (2, ".avi")])
+def test_damage_at_the_very_end_costs_one_picture_only(tmp_path: Path, place: int, bframes: int, suffix: str) -> None:
+    """Decoding in several threads must neither lose the whole pictures behind the broken one, nor give any twice."""
+    whole = make_video(tmp_path / f"whole{suffix}", frames=40, bframes=bframes)
     with av.open(str(whole)) as container:
         tail = [bytes(p) for p in container.demux(video=0) if p.size][place]
     data = whole.read_bytes()
-    broken = tmp_path / "broken.mkv"
+    broken = tmp_path / f"broken{suffix}"
     broken.write_bytes(data.replace(tail, b"\xff" * 4 + tail[4:]))  # the length of its first unit
     with open_source(broken) as frames:
         got = [f.pts for f in frames]
         assert frames.damaged > 0
     assert len(got) == 39
+
+
+def test_a_whole_avi_is_not_called_damaged(tmp_path: Path) -> None:
+    # it has dts alone, from which alone can be told how far it reaches
+    with open_source(make_video(tmp_path / "in.avi", frames=60, bframes=0)) as frames:
+        assert len(list(frames)) == 60
+        assert frames.damaged == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    # two demuxers would share its bytes: frames were lost without a word
+    pipe = tmp_path / "in.ts"
+    os.mkfifo(pipe)
+    assert "pipe" in refused(pipe)
 
 
 def test_folders_and_globs_without_media(tmp_path: Path) -> None:

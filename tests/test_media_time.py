@@ -90,6 +90,32 @@ def test_avi_is_read_by_its_frame_numbers(tmp_path: Path) -> None:
         assert [f.pts * f.time_base for f in frames] == [Fraction(n, 30) for n in range(6)]
 
 
+def test_priming_of_the_sound_does_not_shift_the_frames_of_an_avi(tmp_path: Path) -> None:
+    source = make_video(tmp_path / "in.mp4", frames=30, audio=["aac"])
+    with open_source(copy(source, tmp_path / "out.avi")) as frames:
+        assert [f.pts * f.time_base for f in frames] == [Fraction(n, 30) for n in range(30)]
+
+
+def test_sound_that_begins_late_is_not_put_into_an_avi(tmp_path: Path) -> None:
+    # AVI has no time stamps for sound: it would begin with the picture
+    whole = make_video(tmp_path / "whole.mkv", frames=60, audio=["libmp3lame"])
+    late = tmp_path / "late.mkv"
+    with av.open(str(whole)) as read, av.open(str(late), "w") as out:
+        targets = [out.add_stream_from_template(s) for s in read.streams]
+        for packet in read.demux():
+            if packet.size:
+                moved = round(1 / packet.time_base) if packet.stream.type == "audio" else 0
+                packet.pts, packet.dts = packet.pts + moved, packet.dts + moved
+                packet.stream = targets[packet.stream_index]
+                out.mux_one(packet)
+    with pytest.raises(
+        OutputError, match=r"silent until \d\.\d\d s; write \.mp4 or \.mkv, or leave it out with --drop 1"
+    ):
+        copy(late, tmp_path / "out.avi")
+    assert not [p.name for p in tmp_path.iterdir() if "out" in p.name]
+    assert times(copy(late, tmp_path / "out.mp4")) == times(late)
+
+
 def test_the_last_frame_keeps_its_duration(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", pts=[0, 100, 200, 300], time_base=Fraction(1, 1000), rate=10)
     with av.open(str(source)) as one, av.open(str(copy(source, tmp_path / "out.mp4"))) as two:
@@ -138,6 +164,8 @@ def test_impossible_ranges(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4")
     with pytest.raises(UsageError, match="the end must come after the start"):
         open_source(source, start=1, end=1)
+    with pytest.raises(InputError, match="no frame between"), open_source(source, start=1e17) as frames:
+        next(iter(frames))
     with open_source(source, start=7) as frames, pytest.raises(InputError, match="no frame between"):
         next(iter(frames))
 

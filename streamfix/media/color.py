@@ -84,6 +84,9 @@ def _is_rgb(picture: av.VideoFrame) -> bool:
     return bool(picture.format.is_rgb) or picture.format.name == "pal8"
 
 
+_UNTAGGED = 2
+
+
 def luma_weights(picture: av.VideoFrame) -> tuple[float, float]:
     """(Kr, Kb) of the picture's matrix; untagged pictures follow the usual rule: HD is BT.709, smaller is BT.601.
 
@@ -322,7 +325,13 @@ def _carried(scale: float) -> float:
 
 def to_rgb(frame: Frame) -> Image:
     """The whole stored picture as RGB uint8 (H, W, 3): for detectors and contact sheets, never for the output."""
-    return cast(Image, frame.picture.to_ndarray(format="rgb24"))
+    picture = frame.picture
+    try:
+        return cast(Image, picture.to_ndarray(format="rgb24"))
+    except OSError:  # colour tags that swscale refuses; faces are found without them
+        picture = copy_picture(picture)
+        picture.colorspace, picture.color_primaries, picture.color_trc = _UNTAGGED, _UNTAGGED, _UNTAGGED
+        return cast(Image, picture.to_ndarray(format="rgb24"))
 
 
 def side_by_side(left: av.VideoFrame, right: av.VideoFrame, *, rotation: int = 0) -> av.VideoFrame:

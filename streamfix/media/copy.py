@@ -29,6 +29,8 @@ _TRANSPORT = {"mp2", "mp3", "mp1", "aac", "aac_latm", "ac3", "eac3", "dts", "tru
 _TRANSPORT |= {"dvb_subtitle", "dvb_teletext", "hdmv_pgs_subtitle", "klv", "timed_id3", "scte_35"}
 _TRANSPORT |= {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"}
 HOLDS_COVER = {"mp4", "ipod"}  # as an iTunes tag; Matroska has it as an attachment
+_SILENCE = Fraction(1, 10)
+"""Seconds that a sound without time stamps (AVI) may be late before it is heard to be."""
 _COVER_TYPES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 
 
@@ -57,6 +59,8 @@ class StreamCopier:
         self._begin: Fraction | None = None
         self._end: Fraction | None = None
         self._done: set[int] = set()
+        self._heard: dict[int, Fraction] = {}
+        """Where the sound so far ends, in seconds of the output, by stream."""
         self._dropped = self._choose(drop)
 
     def _choose(self, drop: Collection[str]) -> set[int]:
@@ -220,11 +224,23 @@ class StreamCopier:
             if cover:
                 packet.pts = packet.dts = 0
             packet.pts = max(packet.pts, packet.dts)
+            if self._output.format.name == "avi" and packet.stream.type == "audio":
+                self._check_sound(packet)
             if not packet.duration and self._output.format.name in containers.MOV:
                 packet.duration = (
                     timeline.step
                 )  # MP4 ends with its last sample's duration: with none it would be cut off
             return packet
+
+    def _check_sound(self, packet: Packet) -> None:
+        """Raise OutputError where sound that AVI plays without a pause, from the start on, would come early."""
+        index, begin = packet.stream_index, (packet.pts or 0) * packet.time_base
+        if begin - self._heard.get(index, Fraction(0)) > _SILENCE:
+            raise OutputError(
+                f".avi has no time stamps for sound, and stream {index} of {self._path} is silent until {float(begin):.2f} s; "
+                f"write .mp4 or .mkv, or leave it out with --drop {index}"
+            )
+        self._heard[index] = begin + (packet.duration or 0) * packet.time_base
 
     def _all_past_end(self, index: int) -> bool:
         """Note that a stream has passed the end; True when every one has."""

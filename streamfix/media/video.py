@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -27,6 +28,7 @@ _log = logging.getLogger(__name__)
 GENERATE_PTS = 1  # AVFMT_FLAG_GENPTS, which PyAV sets on every container
 _BACK_OFF = (0, 2, 10, 60)  # seconds before the start to seek to, until a frame at or before it is decoded
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+_REORDERED = 64  # pictures, more than any codec holds back to bring them into the order of display
 _DECLARES_DURATION = {"mov", "matroska", "avi", "flv"}  # the others' duration is worked out from the packets themselves
 
 
@@ -35,6 +37,8 @@ def open_container(path: Path) -> av.container.InputContainer:
     if not os.path.exists(path):  # unlike Path's own, False for a name that is too long
         raise InputError(f"there is no file {path}; check the path")
     try:
+        if path.is_fifo():  # two demuxers read every file: one for the picture, one for the rest
+            raise InputError(f"{path} is a pipe, which cannot be read twice; save it to a file first")
         if path.is_file() and path.stat().st_size == 0:
             raise InputError(f"{path} is empty (0 bytes); copy or record it again")
         # absolute, or FFmpeg takes what stands before a colon in the name for a protocol
@@ -83,6 +87,11 @@ def picture_stream(container: av.container.InputContainer) -> av.VideoStream | N
 def is_cover(stream: av.stream.Stream) -> bool:
     """Whether a stream is cover art: one picture attached to the file."""
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _stamp(picture: av.VideoFrame) -> int | None:
+    """The picture's place in time, as the file has it."""
+    return picture.pts if picture.pts is not None else picture.dts
 
 
 class VideoSource(Source):
@@ -234,7 +243,7 @@ class VideoSource(Source):
     def _seek(self, tick: int) -> None:
         try:
             self._container.seek(tick, stream=self._stream, backward=True)
-        except av.error.FFmpegError:  # no index, or a file that cannot be searched: read it from the start
+        except (av.error.FFmpegError, OverflowError):  # no index, or beyond all time: read it from the start
             self._container.close()
             self._container = open_container(self.path)
             stream = self._container.streams[self.index]
@@ -247,7 +256,7 @@ class VideoSource(Source):
         last: int | None = None
         step = max(round(1 / (self.time_base * (self._stream.average_rate or 25))), 1)
         for picture in self._pictures():
-            stamp = picture.pts if picture.pts is not None else picture.dts
+            stamp = _stamp(picture)
             if stamp is None:
                 self.guessed += 1
                 stamp = 0 if last is None else last + step
@@ -258,7 +267,7 @@ class VideoSource(Source):
             yield picture, stamp
 
     def _pictures(self) -> Iterator[av.VideoFrame]:
-        context, newest = self._decoder(), None
+        context, known = self._decoder(), deque[int](maxlen=_REORDERED)
         for packet in self._packets():
             try:
                 pictures = context.decode(packet)
@@ -266,14 +275,14 @@ class VideoSource(Source):
                 self.damaged += 1
                 continue
             for picture in pictures:
-                newest = picture.pts if picture.pts is not None else newest
+                known += [stamp] if (stamp := _stamp(picture)) is not None else []
                 yield picture
         try:
             yield from context.decode(None)
         except av.error.FFmpegError:
             # with frame threads an error on flushing loses the whole pictures behind it: decode the tail once more
             self.damaged += 1
-            yield from self._tail(newest)
+            yield from self._tail(known)
 
     def _decoder(self) -> av.VideoCodecContext:
         """The stream's own decoder; libvpx's where FFmpeg's own would leave the transparency of VP8 and VP9 out."""
@@ -287,7 +296,8 @@ class VideoSource(Source):
 
     def _packets(self) -> Iterator[av.Packet[av.stream.Stream]]:
         """Packets of the video stream. Notes where the others end too, to tell a file that was cut off."""
-        reached, holes = Fraction(0), Holes(self._container.format.name)
+        reached: Fraction | None = None
+        holes = Holes(self._container.format.name)
         packets = self._container.demux()
         while True:
             try:
@@ -300,35 +310,43 @@ class VideoSource(Source):
             if not packet.size:  # the demuxer's own flush packets, and frames that AVI left out
                 continue
             self.damaged += holes(packet, self.index)
-            if packet.stream.type in ("video", "audio", "subtitle") and packet.pts is not None:
-                reached = max(reached, (packet.pts + (packet.duration or 0)) * packet.time_base)
+            stamp = packet.pts if packet.pts is not None else packet.dts  # AVI has dts alone
+            if packet.stream.type in ("video", "audio", "subtitle") and stamp is not None:
+                reached = max(reached or Fraction(0), (stamp + (packet.duration or 0)) * packet.time_base)
             if packet.stream_index == self.index:
                 self.damaged += packet.is_corrupt
                 yield packet
         declared = Fraction(self._container.duration or 0, av.time_base) + self.origin
         honest = _DECLARES_DURATION & set(self._container.format.name.split(","))
-        if honest and declared - reached > max(Fraction(1, 2), 2 / Fraction(self.rate)):
+        if honest and reached is not None and declared - reached > max(Fraction(1, 2), 2 / Fraction(self.rate)):
             _log.warning("%s ends %.1f s before the length it declares", self.path, float(declared - reached))
             self.damaged += 1
 
-    def _tail(self, newest: int | None) -> Iterator[av.VideoFrame]:
-        """Pictures after `newest`, decoded in one thread so that an error costs one picture only."""
+    def _tail(self, known: Sequence[int]) -> Iterator[av.VideoFrame]:
+        """Pictures behind those with the stamps `known`, decoded in one thread so that an error costs one picture only."""
         with open_container(self.path) as container:
+            container.flags = self._container.flags
             stream = container.streams[self.index]
             assert isinstance(stream, av.VideoStream)
             stream.codec_context.thread_count = 1
-            if newest is not None:
+            if known:
                 try:
-                    container.seek(newest, stream=stream, backward=True)
+                    container.seek(min(known), stream=stream, backward=True)
                 except av.error.FFmpegError:
                     container.seek(0)
-            context = stream.codec_context
+            context, beyond = stream.codec_context, not known
             for packet in container.demux(stream):
                 try:
                     pictures = context.decode(packet if packet.size else None)
                 except av.error.FFmpegError:
                     continue
-                yield from (p for p in pictures if newest is None or (p.pts is not None and p.pts > newest))
+                # without pts (AVI) the stamps are dts, which do not rise in the order of display, and the last have none
+                for picture in pictures:
+                    stamp = _stamp(picture)
+                    new = beyond if stamp is None else not known or (stamp > min(known) and stamp not in known)
+                    beyond = beyond or new or stamp == known[-1]
+                    if new:
+                        yield picture
 
     def facts(self) -> Facts:
         """Container, tags and every stream, in plain values under FFmpeg's names."""

@@ -61,7 +61,8 @@ class VideoSink(Sink):
 
     Time: every frame keeps its pts to the tick wherever the container's clock can say it (MP4 and MOV always: the time
     scale is set to the source's; Matroska counts milliseconds, MPEG-TS and FLV have clocks of their own). AVI and MPEG
-    program streams know a constant rate only: a frame off that grid raises OutputError. Program streams (.mpg, .vob) do
+    program streams know a constant rate only: a frame off that grid raises OutputError. AVI has no
+    time stamps for sound either: sound that begins late or pauses raises it too. Program streams (.mpg, .vob) do
     not carry H.264 with its times, so the default codec becomes MPEG-2 there.
     """
 
@@ -138,6 +139,8 @@ class VideoSink(Sink):
             options |= {"preload": "0", "avoid_negative_ts": "disabled"}
         elif self._form == "mpegts":
             options |= {"mpegts_copyts": "1", "avoid_negative_ts": "disabled"}
+        elif self._form == "avi":
+            options["avoid_negative_ts"] = "disabled"  # audio priming would push every frame by one
         elif self._form in containers.MOV:
             scale = self._like.time_base.denominator
             while scale < 10000:
