@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from streamfix.media.color import copy_picture, cut_out, is_full_range
 from streamfix.pipeline import Pipeline, Report, Restored
 from streamfix.restraint import Guard
 from streamfix.types import Crop, Frame, Image, RestoredFrame
+
+_log = logging.getLogger(__name__)
 
 BACKGROUNDS = ("lanczos", "realesrgan")
 _TILE, _RIM = 384, 32
@@ -73,6 +76,10 @@ class RealEsrgan:
         self._mat, self._net = ncnn.Mat, ncnn.Net()
         gpus = [n for n in range(ncnn.get_gpu_count()) if ncnn.get_gpu_info(n).type() in (0, 1)]  # no emulated one
         self._net.opt.use_vulkan_compute = bool(gpus)
+        if not gpus:
+            _log.warning(
+                "no Vulkan GPU is at hand: Real-ESRGAN enlarges the background on the CPU, which takes minutes a frame"
+            )
         if gpus:
             self._net.set_vulkan_device(gpus[0])
         if self._net.load_param(f"{files}.param") or self._net.load_model(f"{files}.bin"):

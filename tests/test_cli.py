@@ -256,7 +256,7 @@ def test_a_missing_libgl_is_told_in_one_sentence(video: Path, tmp_path: Path) ->
     assert run("doctor", env=environment, cwd=ROOT).returncode == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_job_leaves_no_half_file(
     number: int, clip: Callable[..., Path], face_picture: np.ndarray, tmp_path: Path
 ) -> None:
@@ -471,3 +471,17 @@ def test_the_list_of_models_shows_whole_paths() -> None:
 def test_a_thread_that_cannot_begin_says_so() -> None:
     with pytest.raises(TypeError):
         next(prefetch(3, 1))  # type: ignore[arg-type]
+
+
+def test_a_sheet_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "there.png").write_bytes(b"mine")
+    for sheet, code, told in (("sheet.jpg", 2, "call it .png"), ("there.png", 1, "exists already")):
+        # the picture is not looked at either: that there is none would be told next
+        found, said = call("compare-params", tmp_path / "none.png", "-o", tmp_path / sheet)
+        assert (found, told in said) == (code, True), said
+
+
+def test_seeds_of_trainings_begin_at_0(tmp_path: Path) -> None:
+    for kind in ("lite", "interlcm", "nano-autoencoder", "nano-consistency", "decoder"):
+        code, said = call("train", kind, "--data", tmp_path, "--seed", -1)
+        assert (code, "greater than" in said) == (2, True), said

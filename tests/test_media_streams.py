@@ -131,11 +131,24 @@ def test_what_cannot_live_in_the_container_is_named(tmp_path: Path, everything: 
     assert [p.name for p in tmp_path.iterdir()] == ["all.mkv"]
 
 
+@pytest.mark.parametrize("suffix", [".ts", ".flv"])
+def test_chapters_that_cannot_be_kept_are_told(tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture) -> None:
+    source = make_video(tmp_path / "in.mkv", chapters=[(0, 0.2, "one")])
+    copy(source, tmp_path / f"out{suffix}")
+    assert "cannot hold the chapters" in caplog.text
+
+
+def test_a_lossless_codec_says_that_it_takes_no_quality(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    copy(make_video(tmp_path / "in.mkv", frames=2), tmp_path / "out.mkv", codec="ffv1", crf=20)
+    assert "does without --crf" in caplog.text
+
+
 def test_dropping(tmp_path: Path, everything: Path) -> None:
     target = copy(everything, tmp_path / "out.mp4", drop=["subtitles", "attachments", "2"])
     assert [k for k, _ in kinds(target) if k != "data"] == ["video", "audio"]  # MP4 stores the chapters in a data track
     assert hashes(target, "audio") == hashes(everything, "audio")[:1]
     assert kinds(copy(everything, tmp_path / "silent.mkv", drop=["audio"]))[1] == ("subtitle", "eng")
+    assert kinds(copy(everything, tmp_path / "also_silent.mkv", drop="audio"))[1] == ("subtitle", "eng")
     with pytest.raises(UsageError, match="cannot drop 'sound': name audio, subtitles"):
         copy(everything, tmp_path / "x.mkv", drop=["sound"])
     with pytest.raises(UsageError, match="stream from 0 to 5"):

@@ -107,6 +107,13 @@ def test_wrong_shapes_are_refused(shape: tuple[int, ...]) -> None:
             load_restorer(name, device="cpu").restore(torch.zeros(shape))
 
 
+@pytest.mark.parametrize("crops", [torch.zeros(1, 3, 512, 512).half(), np.zeros((1, 3, 512, 512), np.float32)])
+def test_other_than_float32_tensors_are_refused(crops: torch.Tensor) -> None:
+    for name in ("lite", "passthrough"):
+        with pytest.raises(ModelError, match="a restorer takes"):
+            load_restorer(name, device="cpu").restore(crops)
+
+
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(ModelError, match="auto, lite, passthrough") as error:
         load_restorer("codeformer")

@@ -63,12 +63,14 @@ def common(
 
 
 def main() -> None:
-    """Entry point. SIGTERM unwinds like Ctrl-C, so that no half file stays behind."""
+    """Entry point. SIGTERM, and the end of the terminal, unwind like Ctrl-C, so that no half file stays behind."""
 
     def leave(number: int, _frame: object) -> None:
         sys.exit(128 + number)
 
     signal.signal(signal.SIGTERM, leave)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, leave)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names that the terminal's encoding lacks must not end a job
             stream.reconfigure(errors="backslashreplace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Collection, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +23,8 @@ from streamfix.media.video import is_cover, open_container
 if TYPE_CHECKING:
     Packet = av.Packet[av.stream.Stream]
 
+_log = logging.getLogger(__name__)
+
 _KINDS = {"audio": "audio", "subtitles": "subtitle", "data": "data", "attachments": "attachment", "video": "video"}
 _EQUAL_STAMPS = {"matroska", "webm", "mpegts"}
 # what MPEG-TS can carry so that it is found again; FFmpeg writes anything else as nameless private data
@@ -31,6 +34,7 @@ _TRANSPORT |= {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"}
 HOLDS_COVER = {"mp4", "ipod"}  # as an iTunes tag; Matroska has it as an attachment
 _SILENCE = Fraction(1, 10)
 """Seconds that a sound without time stamps (AVI) may be late before it is heard to be."""
+_CHAPTERS = containers.MOV | containers.MATROSKA | {"nut"}
 _COVER_TYPES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 
 
@@ -154,7 +158,10 @@ class StreamCopier:
             moved["start"], moved["end"] = round((first - shift) / base), round((last - shift) / base)
             moved["time_base"] = base
             out.append(moved)
-        if out:
+        if out and self._output.format.name not in _CHAPTERS:
+            suffix = Path(self._output.name).suffix
+            _log.warning("%s cannot hold the chapters of %s: they are left out", suffix, self._path)
+        elif out:
             self._output.set_chapters(out)  # type: ignore[arg-type]  # plain dictionaries of the same keys
 
     def start(self, *, shift: Fraction, begin: Fraction | None, end: Fraction | None) -> None:

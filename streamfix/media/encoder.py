@@ -62,6 +62,8 @@ def options(encoder: str, *, crf: int | None, preset: str | None) -> dict[str, s
     if preset is not None and known is not None and preset not in known:
         raise UsageError(f"{encoder} has no preset {preset!r}; choose one of: {', '.join(known)}")
     if encoder == "ffv1":
+        if crf is not None or preset is not None:
+            _log.warning("ffv1 loses nothing, and does without --crf and --preset")
         return {"level": "3", "slicecrc": "1", "g": "1"}
     out: dict[str, str] = {}
     value = str(crf if crf is not None else _CRF.get(encoder, 19))

@@ -39,6 +39,7 @@ def open_sink(
     Raises OutputError when it cannot be written or a stream cannot live in the container, UsageError for bad options.
     """
     target = Path(path)
+    drop = (drop,) if isinstance(drop, str) else drop
     if isinstance(like, ImageSource):
         given = {"codec": codec != "auto", "crf": crf is not None, "preset": preset is not None, "drop": bool(drop)}
         if any(given.values()):

@@ -219,13 +219,15 @@ def _dtype(name: str) -> torch.dtype | None:
 
 
 def check_crops(crops: Tensor) -> None:
-    """ModelError unless crops are (B, 3, 512, 512) floats with B at least 1."""
+    """ModelError unless crops are (B, 3, 512, 512) in float32 with B at least 1."""
+    if not isinstance(crops, Tensor):
+        raise ModelError(f"a restorer takes a torch tensor of crops, not {type(crops).__name__}")
     if (
         crops.ndim != 4
         or crops.shape[0] < 1
         or crops.shape[1:] != (3, CROP_SIZE, CROP_SIZE)
-        or not crops.is_floating_point()
+        or crops.dtype != torch.float32
     ):
         raise ModelError(
-            f"a restorer takes float crops of shape (B, 3, 512, 512), not {crops.dtype} of {tuple(crops.shape)}"
+            f"a restorer takes float32 crops of shape (B, 3, 512, 512), not {crops.dtype} of {tuple(crops.shape)}"
         )
