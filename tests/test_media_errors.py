@@ -187,6 +187,19 @@ def test_an_output_that_exists_is_left_alone(tmp_path: Path) -> None:
     assert len(times(copy(source, target))) == 12
 
 
+def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
+    source, target = make_video(tmp_path / "in.mkv", frames=3), tmp_path / "out.mp4"
+    script = "import sys; from test_media_time import copy; from pathlib import Path; copy(*map(Path, sys.argv[1:]))"
+    other = [sys.executable, "-c", script, source, target]
+    with open_source(source) as frames, open_sink(target, like=frames) as sink:
+        said = subprocess.run(other, capture_output=True, text=True, cwd=Path(__file__).parent, check=False).stderr
+        assert "is being written by another run" in said
+        for frame in frames:
+            sink.write(frame)
+    assert times(target) == times(source)
+    assert copy(source, target) == target  # and it is free again
+
+
 def test_outputs_that_cannot_be(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4")
     (tmp_path / "folder.mp4").mkdir()

@@ -5,10 +5,17 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from streamfix.errors import OutputError
 
+try:
+    import fcntl
+except ImportError:  # Windows refuses to move a file that another program has open
+    fcntl = None  # type: ignore[assignment]
+
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_claimed: dict[Path, BinaryIO] = {}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -34,9 +41,10 @@ def explain(error: BaseException, path: Path) -> str:
 
 
 def prepare(path: Path, *, source: Path, overwrite: bool, touch: bool = True) -> None:
-    """Check that an output can be put at `path`; with `touch` the empty part file is created to make sure.
+    """Check that an output can be put at `path`; with `touch` the empty part file is created to make sure, and claimed.
 
-    Raises OutputError when it is the input itself, exists without `overwrite`, is a folder, or cannot be written.
+    Raises OutputError when it is the input itself, exists without `overwrite`, is a folder, is being written by
+    another run, or cannot be written.
     """
     try:
         if path.exists() and source.exists() and os.path.samefile(path, source):
@@ -46,10 +54,27 @@ def prepare(path: Path, *, source: Path, overwrite: bool, touch: bool = True) ->
         if path.exists() and not overwrite:
             raise OutputError(f"{path} exists already; choose another name, or allow to overwrite it (--overwrite)")
         if touch:
-            with part_of(path).open("wb"):
-                pass
+            _claim(path)
     except OSError as error:
         raise OutputError(explain(error, path)) from error
+
+
+def _claim(path: Path) -> None:
+    """Create the part file, and lock it while it exists: two runs that write one file give neither's."""
+    for other in [p for p in _claimed if not p.exists()]:  # moved into place, or given up
+        _claimed.pop(other).close()
+    part = part_of(path).absolute()
+    file = part.open("ab")
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise OutputError(f"{path} is being written by another run; wait for it, or choose another name") from error
+    except OSError:  # a file system without locks
+        pass
+    file.truncate(0)
+    _claimed[part] = file
 
 
 def write_whole(path: Path, data: bytes) -> None:
