@@ -95,6 +95,7 @@ def enhance(
     prompt: interlcm.Prompt = None,
 ) -> None:
     """Restore the faces of videos and images."""
+    from streamfix.media.part import prepare
     from streamfix.pipeline import enhance as run
     from streamfix.pipeline import load_pipeline
 
@@ -117,6 +118,8 @@ def enhance(
     )
     jobs, folder = plan(inputs, output)
     begin, stop = seconds(start), seconds(end)
+    if len(jobs) == 1:  # loading a model may take long: what is wrong with the name is told before
+        prepare(jobs[0][1], source=jobs[0][0], overwrite=overwrite, touch=False)
     pipeline = load_pipeline(
         model=model,
         detector=detector,
