@@ -9,11 +9,15 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable
 from email.message import Message
 from http.client import HTTPMessage
 from pathlib import Path
 from typing import IO
+
+BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
+"""What zipfile raises at a damaged archive; RuntimeError where a flipped bit speaks of a password or of a strange method."""
 
 Progress = Callable[[int, int], None]
 """Called with (bytes so far, bytes in all; 0 where the server does not say)."""
@@ -48,6 +52,8 @@ def fetch(url: str, target: Path, progress: Progress | None = None) -> str | Non
 
     Raises urllib's errors and OSError; what has come so far stays in `target`.
     """
+    if "://" not in url:  # a mirror's bare name, of which urllib says no more than "unknown url type"
+        raise OSError("an address begins with https://")
     have = target.stat().st_size if target.is_file() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     redirects = _Redirects()
@@ -59,7 +65,10 @@ def fetch(url: str, target: Path, progress: Progress | None = None) -> str | Non
         return _published(redirects.first, error.headers)
     with response, target.open("ab" if response.status == 206 else "wb") as file:
         have = have if response.status == 206 else 0
-        length = int(response.headers.get("Content-Length") or 0)
+        stated = response.headers.get("Content-Length") or "0"
+        if not stated.isdecimal():
+            raise OSError(f"the server says that the file has {stated!r} bytes")
+        length = int(stated)
         total = have + length if length else 0
         room = shutil.disk_usage(target.parent).free
         if length > room:
@@ -96,7 +105,7 @@ def check_whole(path: Path, kind: str) -> None:
         try:
             with zipfile.ZipFile(path) as archive:
                 broken = archive.testzip()
-        except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        except BROKEN_ZIP as error:
             raise CorruptedError("it is not a whole PyTorch file") from error
         if broken is not None:
             raise CorruptedError(f"the checksum of {broken} in it differs")
@@ -107,12 +116,12 @@ def check_whole(path: Path, kind: str) -> None:
             try:
                 header = json.loads(file.read(start)) if start < size else None
                 end = max(v["data_offsets"][1] for k, v in header.items() if k != "__metadata__") if header else -1
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise CorruptedError("it is not a safetensors file") from error
         if 8 + start + end != size:
             raise CorruptedError(f"it is not a whole safetensors file ({size} bytes)")
     elif kind == ".json":
         try:
             json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the latter at thousands of brackets in one another
             raise CorruptedError("it is not JSON") from error

@@ -21,7 +21,7 @@ from streamfix.errors import OutputError, UsageError
 from streamfix.faces import follow
 from streamfix.faces.detect import load_detector
 from streamfix.media.color import cut_out
-from streamfix.media.source import open_source
+from streamfix.media.source import find_media, open_source
 from streamfix.pipeline import Pipeline, Report
 from streamfix.prefetch import prefetch
 from streamfix.restore.base import load_restorer
@@ -166,11 +166,13 @@ def _details(stream: Facts) -> Iterator[str]:
 
 
 def check_sheet(path: Path, *, source: str | Path, what: str = "the contact sheet") -> None:
-    """Before the work: UsageError where a picture to write is no PNG, or the source itself; OutputError without its folder."""
+    """Before the work: UsageError where a picture to write is no PNG, or one of the inputs; OutputError without its folder."""
     if path.suffix.lower() != ".png":
         raise UsageError(f"{what} is a PNG, and {path} is not named like one; call it .png")
-    if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
-        raise UsageError(f"{path} is the input itself; choose another name for {what}")
+    inputs = find_media(source) if os.path.exists(path) else []
+    if any(os.path.samefile(path, one) for one in inputs):
+        which = "the input itself" if len(inputs) == 1 else "one of the inputs"
+        raise UsageError(f"{path} is {which}; choose another name for {what}")
     if not os.path.isdir(path.parent):
         raise OutputError(f"the folder of {path} does not exist; create it first")
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from streamfix.download import CorruptedError, Progress, check_whole, fetch
+from streamfix.download import BROKEN_ZIP, CorruptedError, Progress, check_whole, fetch
 from streamfix.download import sha256_of as sha256_of
 from streamfix.errors import ModelError
 
@@ -106,12 +106,12 @@ def mirrored(address: str) -> str:
 
 
 def recorded(folder: Path) -> dict[str, str]:
-    """File names of a folder with the sha256 that stands for them in its SHA256SUMS."""
+    """File names of a folder with the sha256 that stands for them in its SHA256SUMS; a damaged line stands for none."""
     sums = folder / _SUMS
     if not sums.is_file():
         return {}
-    lines = (line.split(maxsplit=1) for line in sums.read_text().splitlines() if line.strip())
-    return {name.lstrip("*"): digest for digest, name in lines}
+    lines = (line.split(maxsplit=1) for line in sums.read_text(errors="replace").splitlines())
+    return {line[1].lstrip("*"): line[0] for line in lines if len(line) == 2}
 
 
 def record(path: Path, digest: str) -> None:
@@ -228,7 +228,7 @@ def verify(model: Model) -> bool | None:
         sums = recorded(model.path)
         if not sums:
             return None
-        return all((model.path / name).is_file() and sha256_of(model.path / name) == d for name, d in sums.items())
+        return all(sha256_of(model.path / name) == sums.get(name) for name in model.members)
     return None if model.sha256 is None else sha256_of(model.path) == model.sha256
 
 
@@ -346,7 +346,7 @@ def _unpack(model: Model, archive: Path) -> None:
             for member in model.members:
                 with source.open(by_name[member]) as src, (scratch / member).open("wb") as dst:
                     shutil.copyfileobj(src, dst)
-    except zipfile.BadZipFile as error:
+    except BROKEN_ZIP as error:
         archive.unlink()
         shutil.rmtree(scratch, ignore_errors=True)
         raise ModelError(

@@ -473,11 +473,18 @@ def test_a_thread_that_cannot_begin_says_so() -> None:
         next(prefetch(3, 1))  # type: ignore[arg-type]
 
 
+def test_an_output_that_exists_is_told_before_a_model_is_loaded(video: Path, tmp_path: Path) -> None:
+    (tmp_path / "there.mp4").write_bytes(b"mine")
+    code, said = call("enhance", video, "-o", tmp_path / "there.mp4", "--model", tmp_path / "no-such-model")
+    assert (code, "exists already" in said) == (1, True), said
+
+
 def test_a_sheet_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
-    (tmp_path / "there.png").write_bytes(b"mine")
+    for name in ("there.png", "broken.png"):
+        (tmp_path / name).write_bytes(b"no picture")
     for sheet, code, told in (("sheet.jpg", 2, "call it .png"), ("there.png", 1, "exists already")):
-        # the picture is not looked at either: that there is none would be told next
-        found, said = call("compare-params", tmp_path / "none.png", "-o", tmp_path / sheet)
+        # what is wrong with the picture would be told next
+        found, said = call("compare-params", tmp_path / "broken.png", "-o", tmp_path / sheet)
         assert (found, told in said) == (code, True), said
 
 

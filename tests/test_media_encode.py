@@ -188,6 +188,12 @@ def test_unknown_and_absent_encoders(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["in.mkv"]
 
 
+@pytest.mark.parametrize("suffix", [".m4v", ".3gp", ".3g2", ".f4v"])
+def test_the_kin_of_mp4_hold_more_than_8_bits(tmp_path: Path, suffix: str) -> None:
+    source = make_video(tmp_path / "in.mp4", pix_fmt="yuv420p10le", size=(96, 96), frames=4)
+    assert first(copy(source, tmp_path / f"out{suffix}")).format.name == "yuv420p10le"
+
+
 @pytest.mark.parametrize(
     ("form", "pixels", "codec"),
     [
@@ -195,6 +201,8 @@ def test_unknown_and_absent_encoders(tmp_path: Path) -> None:
         ("matroska", "yuvj444p", "h264"),
         ("mp4", "yuv420p10le", "hevc"),
         ("mpegts", "yuv422p10le", "hevc"),
+        ("ipod", "yuv420p10le", "h264"),
+        ("3gp", "yuv420p10le", "h264"),
         ("flv", "yuv420p10le", "h264"),
         ("mov", "yuva444p12le", "prores_ks"),
         ("matroska", "yuva420p", "ffv1"),

@@ -3,13 +3,16 @@
 import contextlib
 import struct
 from pathlib import Path
+from xml.etree import ElementTree
 
+import av
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from streamfix.errors import InputError, OutputError, UsageError
+from streamfix.inspection import check_sheet
 from streamfix.media import find_media, open_sink, open_source
 from streamfix.media.images import upright_exif
 
@@ -296,3 +299,118 @@ def test_what_is_not_read_or_not_used_is_told(tmp_path: Path, caplog: pytest.Log
     assert [r.getMessage() for r in caplog.records] == [
         f"{tmp_path / 'out.png'} is an image, which does without --crf and --drop"
     ]
+
+
+def test_a_sheet_does_not_replace_an_input(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.fromarray(corner()).save(tmp_path / name)
+    for source in (tmp_path, tmp_path / "*.png"):
+        with pytest.raises(UsageError, match=r"a\.png is one of the inputs; choose another name for the contact sheet"):
+            check_sheet(tmp_path / "a.png", source=source)
+    with pytest.raises(UsageError, match=r"a\.png is the input itself"):
+        check_sheet(tmp_path / "a.png", source=tmp_path / "a.png")
+    check_sheet(tmp_path / "sheet.png", source=tmp_path)
+    check_sheet(tmp_path / "b.png", source=tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
+def test_an_unknown_resolution_is_left_out(tmp_path: Path, suffix: str) -> None:
+    Image.fromarray(corner()).save(tmp_path / "in.tif", dpi=(72, 72))
+    whole = (tmp_path / "in.tif").read_bytes()
+    (tmp_path / "in.tif").write_bytes(whole.replace(struct.pack("<II", 72, 1), bytes(8)))  # as some scanners have it
+    with Image.open(copy(tmp_path / "in.tif", tmp_path / f"out{suffix}")) as image:
+        assert np.abs(np.asarray(image).astype(int) - corner()).mean() < 3
+
+
+@pytest.mark.parametrize("magic", ["P2", "P3", "P5", "P6"])
+@pytest.mark.parametrize("peak", [1023, 65535])
+def test_a_deep_pnm_keeps_its_depth(tmp_path: Path, magic: str, peak: int) -> None:
+    samples = np.random.default_rng(0).integers(0, peak + 1, (5, 7, 3) if magic in ("P3", "P6") else (5, 7))
+    plain = " ".join(map(str, samples.ravel())).encode()
+    data = plain if magic in ("P2", "P3") else samples.astype(">u2").tobytes()
+    (tmp_path / "in.ppm").write_bytes(f"{magic}\n# 9 9 9\n7 5\n{peak}\n".encode() + data)
+    stored = cv2.imread(str(copy(tmp_path / "in.ppm", tmp_path / "out.png")), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(stored if stored.ndim == 2 else stored[..., ::-1], np.rint(samples * (65535 / peak)))
+
+
+@pytest.mark.parametrize("shape", [(40, 50), (40, 50, 3), (40, 50, 4)])
+def test_a_deep_jpeg_2000_keeps_its_depth(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    samples = np.random.default_rng(0).integers(0, 65536, shape, dtype=np.uint16)
+    assert cv2.imwrite(str(tmp_path / "in.jp2"), samples, [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000])  # lossless
+    copy(tmp_path / "in.jp2", tmp_path / "out.png")
+    assert np.array_equal(cv2.imread(str(tmp_path / "out.png"), cv2.IMREAD_UNCHANGED), samples)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixels", "told"),
+    [
+        ("in.avif", "libsvtav1", "yuv420p10le", 1),
+        ("in.avif", "libsvtav1", "yuv420p", 0),
+        ("in.jp2", "jpeg2000", "yuv444p12le", 1),
+    ],
+)
+def test_depth_that_is_not_read_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, codec: str, pixels: str, told: int
+) -> None:
+    with av.open(str(tmp_path / name), "w", format="avif" if name == "in.avif" else "image2") as container:
+        stream = container.add_stream(codec, rate=1)
+        stream.width = stream.height = 64
+        stream.pix_fmt = pixels
+        frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 90, np.uint8), format="rgb24").reformat(format=pixels)
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    copy(tmp_path / name, tmp_path / "out.png")
+    assert [r.getMessage() for r in caplog.records] == told * [
+        f"{tmp_path / name}: more than 8 bits a channel become 8, which is all that is read of this format"
+    ]
+
+
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r:RDF xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<r:Description r:about="" xmlns:dc="http://purl.org/dc/elements/1.1/" dc:source="a camera"/></r:RDF></x:xmpmeta>'
+)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_the_text_of_a_png_is_kept(tmp_path: Path, deep: bool) -> None:
+    from streamfix.media.image_sink import _chunk
+
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Copyright", "M\xfcller")
+    text.add_itxt("parameters", "a photo, \u4e8c steps", "en", "p")
+    text.add_itxt("XML:com.adobe.xmp", XMP.decode())
+    data = bytes(cv2.imencode(".png", corner().astype(np.uint16 if deep else np.uint8))[1])
+    (tmp_path / "in.png").write_bytes(data[:33] + b"".join(_chunk(k, d) for k, d, _ in text.chunks) + data[33:])
+    with Image.open(copy(tmp_path / "in.png", tmp_path / "out.png", tags={"enhanced": "by me"})) as image:
+        assert image.text == {
+            "Copyright": "M\xfcller",
+            "parameters": "a photo, \u4e8c steps",
+            "XML:com.adobe.xmp": XMP.decode(),
+            "enhanced": "by me",
+        }
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".avif"])
+def test_the_note_stands_beside_the_xmp_of_the_input(tmp_path: Path, suffix: str) -> None:
+    Image.fromarray(corner()).save(tmp_path / "in.jpg", xmp=XMP)
+    once = copy(tmp_path / "in.jpg", tmp_path / f"once{suffix}", tags={"enhanced": "by <me>"})
+    with Image.open(copy(once, tmp_path / f"twice{suffix}", tags={"enhanced": "by you"})) as image:
+        root = ElementTree.fromstring(image.info["xmp"])
+    assert [e.text for e in root.iter("{urn:streamfix}note")] == ["enhanced: by <me>; enhanced: by you"]
+    assert any("a camera" in e.attrib.values() for e in root.iter())
+
+
+def test_xmp_without_a_place_for_the_note_stays_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Image.fromarray(corner()).save(tmp_path / "in.jpg", xmp=b"<x:xmpmeta/>")
+    with Image.open(copy(tmp_path / "in.jpg", tmp_path / "out.webp", tags={"enhanced": "by me"})) as image:
+        assert image.info["xmp"] == b"<x:xmpmeta/>"
+    assert "no place for the note" in caplog.text
+
+
+def test_the_comment_of_a_jpeg_is_kept(tmp_path: Path) -> None:
+    Image.fromarray(corner()).save(tmp_path / "in.jpg", comment=b"my comment")
+    for tags, wanted in (({}, b"my comment"), ({"enhanced": "by me"}, b"my comment\nenhanced: by me")):
+        with Image.open(copy(tmp_path / "in.jpg", tmp_path / "out.jpg", tags=tags)) as image:
+            assert image.info["comment"] == wanted
+    Image.fromarray(corner()).save(tmp_path / "in.jpg", comment=b"x" * 65533)  # the longest there can be
+    with Image.open(copy(tmp_path / "in.jpg", tmp_path / "out.jpg", tags={"enhanced": "by me"})) as image:
+        assert image.info["comment"].endswith(b"xx\nenhanced: by me")

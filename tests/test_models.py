@@ -1,8 +1,10 @@
 import hashlib
 import http.server
 import io
+import struct
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +13,13 @@ import pytest
 
 from streamfix import models
 from streamfix.errors import ModelError
-from streamfix.models import Model, pull, verify
+from streamfix.models import File, Model, pull, verify
 
 
 class Server(http.server.ThreadingHTTPServer):
     content = b""
     cut_after: int | None = None
+    length: str | None = None
     requests: list[str | None]
 
 
@@ -34,7 +37,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(416)
             return
         self.send_response(206 if asked else 200)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", self.server.length or str(len(body)))
         self.end_headers()
         if self.server.cut_after is not None:
             body, self.server.cut_after = body[: self.server.cut_after], None
@@ -66,9 +69,15 @@ def pack(tmp_path: Path, server: Server, sha256: str | None = None) -> Model:
     )
 
 
-def zipped(**files: bytes) -> bytes:
+def single(tmp_path: Path, server: Server, name: str) -> Model:
+    """A model of one file."""
+    file = File(path=tmp_path / "models" / "one" / name, url=f"http://127.0.0.1:{server.server_port}/{name}")
+    return Model(name="one", kind="part", summary="", licence="test", path=file.path.parent, files=(file,))
+
+
+def zipped(method: int = zipfile.ZIP_STORED, **files: bytes) -> bytes:
     data = io.BytesIO()
-    with zipfile.ZipFile(data, "w") as archive:
+    with zipfile.ZipFile(data, "w", method) as archive:
         for name, content in files.items():
             archive.writestr(f"nested/{name}.onnx", content)
     return data.getvalue()
@@ -122,6 +131,65 @@ def test_something_else_than_a_zip_is_refused(tmp_path: Path, server: Server) ->
     with pytest.raises(ModelError, match="not a whole zip"):
         pull(model)
     assert left(model) == []
+
+
+def broken(archive: bytes) -> bytes:
+    """A deflated zip whose first stream is none."""
+    return archive[:60] + b"\xff" * 100 + archive[160:]
+
+
+def test_a_zip_damaged_inside_a_stream_is_refused_and_removed(tmp_path: Path, server: Server) -> None:
+    noise = bytes(i * i % 251 for i in range(5000))
+    whole = zipped(zipfile.ZIP_DEFLATED, a=noise, b=b"y")
+    with pytest.raises(zlib.error), zipfile.ZipFile(io.BytesIO(broken(whole))) as archive:
+        archive.testzip()
+    packed, one = pack(tmp_path, server), single(tmp_path, server, "one.pth")
+    for model, words in ((packed, "not a whole zip file and was removed"), (one, "not a whole PyTorch file")):
+        server.content = broken(whole)
+        with pytest.raises(ModelError, match=words):
+            pull(model)
+        server.content = whole
+        pull(model)
+        assert model.present
+
+
+def test_an_address_without_a_scheme_or_with_a_false_length_is_told(tmp_path: Path, server: Server) -> None:
+    packed, one = pack(tmp_path, server), single(tmp_path, server, "one.json")
+    bare = "mirror.example.org/one.json"
+    for model in (replace(packed, url=bare), replace(one, files=(replace(one.files[0], url=bare),))):
+        with pytest.raises(ModelError, match=r"from mirror.example.org/one.json \(an address begins with https://\);"):
+            pull(model)
+    server.content, server.length = b"{}", "abc"
+    for model in (packed, one):
+        with pytest.raises(ModelError, match=r"the server says that the file has 'abc' bytes"):
+            pull(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("one.json", b""), ("one.safetensors", struct.pack("<Q", 100_000))], ids=["json", "safetensors"]
+)
+def test_json_too_deep_to_read_is_refused_and_removed(tmp_path: Path, server: Server, name: str, start: bytes) -> None:
+    model = single(tmp_path, server, name)
+    server.content = start + b"[" * 100_000 + b"1"
+    with pytest.raises(ModelError, match=r"corrupted .* and was removed; pull again"):
+        pull(model)
+    assert list(model.path.iterdir()) == []
+
+
+def test_damaged_lines_of_sums_stand_for_nothing(tmp_path: Path, server: Server) -> None:
+    one, packed = single(tmp_path, server, "one.json"), pack(tmp_path, server)
+    server.content = b"{}"
+    pull(one)
+    server.content = zipped(a=b"x", b=b"y")
+    pull(packed)
+    lines = (packed.path / "SHA256SUMS").read_text().splitlines()
+    (one.path / "SHA256SUMS").write_bytes(b"abc\n\n\xff\n")
+    (packed.path / "SHA256SUMS").write_text(f"{lines[0]}\nabc\n")
+    assert (verify(one), verify(packed)) == (None, False)
+    pull(packed)
+    server.content = b"{}"
+    pull(one)
+    assert (verify(one), verify(packed)) == (True, True)
 
 
 def test_a_pack_without_its_members_is_refused(tmp_path: Path, server: Server) -> None:

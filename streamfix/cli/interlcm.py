@@ -127,10 +127,14 @@ def compare_params(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing sheet.")] = False,
 ) -> None:
     """Restore one face with several steps and guidance scales, and lay the results out as a labelled sheet."""
+    from streamfix.inspection import check_sheet
+    from streamfix.media.part import prepare
     from streamfix.parameters import compare_parameters, face_of, save_sheet
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     wanted = numbers(steps, int), numbers(guidance, float)
+    check_sheet(output, source=image, what="the sheet")
+    prepare(output, source=image, overwrite=overwrite, touch=False)
     face = face_of(image, aligned=aligned, detector=detector)
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("settings", total=len(wanted[0]) * len(wanted[1]))

@@ -20,7 +20,7 @@ NO_REORDERING = ON_A_GRID | {"mpegts", "flv"}
 KEEPS_TIME = MOV | MATROSKA | NO_REORDERING | {"nut"}
 """Every container in which the frames of a test came back at their times; raw streams and the like have none."""
 _IMAGES = {"image2", "gif", "apng", "webp", "avif"}
-_HOLDS_HEVC = MOV | MATROSKA | {"mpegts", "nut"}
+_HOLDS_HEVC = MATROSKA | {"mov", "mp4", "mpegts", "nut"}  # the other kin of mov take H.264 at most
 _HEVC_LEAST = 64
 
 

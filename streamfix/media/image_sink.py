@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import struct
 import zlib
@@ -30,6 +31,7 @@ _ALPHA_SUFFIXES = {".png", ".webp", ".tif", ".tiff", ".avif", ".jp2"}
 JPEG_QUALITY = 95
 """Of JPEG outputs, with full colour resolution: no visible loss. An input that was stored finer keeps its own tables."""
 _FINEST = 5.7  # mean step of luma at that quality, in codes; a finer input has smaller ones
+_OURS = b"</streamfix:note>"
 AVIF_QUALITY = 90  # about as close to its input as a JPEG of 95
 
 
@@ -108,24 +110,21 @@ class ImageSink(Sink):
             if like.tables and np.mean(like.tables[min(like.tables)]) < _FINEST:
                 out["qtables"] = like.tables
                 del out["quality"]
-            if note:
-                out["comment"] = note
+            if like.comment or note:  # both; of a very long comment its end, as the format has room for 65533 bytes
+                out["comment"] = b"\n".join(filter(None, (like.comment, note.encode())))[-65533:]
             if like.xmp:
                 out["xmp"] = like.xmp
         elif suffix == ".png":
-            text = PngImagePlugin.PngInfo()
-            for key, value in self._tags.items():
-                text.add_itxt(key, value)
-            out["pnginfo"] = text
+            out["pnginfo"] = _text(like, self._tags)
         elif suffix == ".webp":
             lossless = like.format in ("PNG", "BMP", "PPM")
             out |= {"quality": JPEG_QUALITY, "method": 4, "lossless": lossless, "exact": True}
             if like.xmp or note:
-                out["xmp"] = like.xmp or _xmp(note)
+                out["xmp"] = _xmp(note, like.xmp)
         elif suffix == ".avif":
             out |= {"quality": AVIF_QUALITY, "subsampling": "4:4:4"}
             if like.xmp or note:
-                out["xmp"] = like.xmp or _xmp(note)
+                out["xmp"] = _xmp(note, like.xmp)
         elif suffix in (".tif", ".tiff") and not like.exif:  # Pillow writes an EXIF block into uncompressed TIFF only
             out["compression"] = "tiff_lzw"
             if note:
@@ -168,14 +167,39 @@ class ImageSink(Sink):
             self.path.rmdir()
 
 
-def _xmp(note: str) -> bytes:
-    """A minimal XMP packet with a description."""
+def _xmp(note: str, stored: bytes | None) -> bytes:
+    """The stored XMP packet with the note in it as a property of our own; where there is none, a minimal one that has it."""
     escaped = note.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    if stored and not note:
+        return stored
+    if stored:
+        if _OURS in stored:  # restored before: a property may stand there only once
+            return stored.replace(_OURS, b"; " + escaped.encode() + _OURS, 1)
+        ours = (
+            '<rdf:Description xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" rdf:about="" '
+            f'xmlns:streamfix="urn:streamfix"><streamfix:note>{escaped}</streamfix:note></rdf:Description>'
+        ).encode()
+        merged, done = re.subn(rb"(?=</(?:[\w.-]+:)?RDF\s*>)", lambda _: ours, stored, count=1)
+        if not done:
+            _log.warning("the XMP of the input has no place for the note on its enhancement, which is left out")
+        return merged
     return (
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         '<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:description><rdf:Alt>'
         f'<rdf:li xml:lang="x-default">{escaped}</rdf:li></rdf:Alt></dc:description></rdf:Description></rdf:RDF></x:xmpmeta>'
     ).encode()
+
+
+def _text(like: Picture, tags: Mapping[str, str]) -> PngImagePlugin.PngInfo:
+    """The text and the XMP of the input, and the tags behind them."""
+    out = PngImagePlugin.PngInfo()
+    for key, value in like.text.items():
+        out.add_text(key, value)
+    if like.xmp:
+        out.add_itxt("XML:com.adobe.xmp", like.xmp.decode("utf-8", "replace"))
+    for key, value in tags.items():
+        out.add_itxt(key, value)
+    return out
 
 
 def _with_chunks(png: bytes, like: Picture, tags: Mapping[str, str]) -> bytes:
@@ -187,8 +211,8 @@ def _with_chunks(png: bytes, like: Picture, tags: Mapping[str, str]) -> bytes:
         chunks += _chunk(b"pHYs", struct.pack(">IIB", *(round(d / 0.0254) for d in like.dpi), 1))
     if like.exif:
         chunks += _chunk(b"eXIf", like.exif.removeprefix(b"Exif\0\0"))
-    for key, value in tags.items():
-        chunks += _chunk(b"iTXt", key.encode("latin-1", "replace") + b"\0\0\0\0\0" + value.encode())
+    for kind, data, _ in _text(like, tags).chunks:
+        chunks += _chunk(kind, data)
     return png[:33] + chunks + png[33:]  # 8 bytes of signature and the 25 of IHDR
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import re
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -29,6 +31,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 _ORIENTATION = 0x0112
+_SYCC = b"colr\1\0\0\0\0\0\x12"  # of JPEG 2000: the colour space box that says YCC
 _DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298, 0x8769, 0x8825)  # of TIFF: what is not layout
 _FORMATS = {("u1", 1): "gray", ("u1", 3): "rgb24", ("u1", 4): "rgba"}
 _FORMATS |= {("u2", 1): "gray16le", ("u2", 3): "rgb48le", ("u2", 4): "rgba64le"}
@@ -48,7 +51,8 @@ class Picture:
     """A decoded image: pixels (H, W) or (H, W, 3|4), uint8 or uint16, upright, and what travels with them.
 
     mode: Pillow's name of the stored mode. exif: the stored bytes with orientation 1. icc: the colour profile of `pixels`.
-    tables: the quantisation tables of a JPEG.
+    text: the text chunks of a PNG, XMP aside. comment: of a JPEG. tables: the quantisation tables of a JPEG.
+    cut: the file has more than the 8 bits a sample that could be read.
     """
 
     pixels: npt.NDArray[Any]
@@ -58,7 +62,10 @@ class Picture:
     icc: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
+    text: dict[str, str] = field(default_factory=dict)
+    comment: bytes | None = None
     tables: dict[int, list[int]] | None = None
+    cut: bool = False
 
     def frame(self) -> av.VideoFrame:
         """The pixels as gray, rgb24, rgba, gray16le, rgb48le or rgba64le."""
@@ -115,17 +122,21 @@ def _read(path: Path, image: Image.Image) -> Picture:
         raise InputError(f"{path} holds {pages} pictures; split it, or convert an animation to a video first")
     mode, info = image.mode, image.info
     exif, icc, xmp = info.get("exif"), info.get("icc_profile"), info.get("xmp")
-    deep = _is_deep_color(path, image)
+    peak = _peak(path, image)
+    cut = not peak and _is_cut(path, image)
     if image.format == "TIFF":
         exif = _tiff_exif(image)
     tables = dict(getattr(image, "quantization", None) or {})
     orientation = int(image.getexif().get(_ORIENTATION, 1))
     pixels: Any
-    if deep:
-        pixels = _MOVES.get(orientation, lambda a: a)(_read_deep(path))
+    if peak:
+        image.load()  # which tells what is damaged, where OpenCV only fails
+        pixels = _MOVES.get(orientation, lambda a: a)(_read_deep(path, peak))
     else:
         pixels, icc = _pixels(path, ImageOps.exif_transpose(image), icc)
     dpi = info.get("dpi")
+    if dpi and not all(math.isfinite(d) and d > 0 for d in dpi):
+        dpi = None  # scanners write 0/0 where they do not know it
     return Picture(
         pixels=pixels,
         format=str(image.format),
@@ -134,7 +145,10 @@ def _read(path: Path, image: Image.Image) -> Picture:
         icc=icc or None,
         xmp=xmp if isinstance(xmp, bytes) and orientation == 1 else None,  # XMP may repeat the orientation
         dpi=(float(dpi[0]), float(dpi[1])) if dpi else None,
+        text=_text(image, upright=orientation == 1),
+        comment=info.get("comment") if image.format in ("JPEG", "MPO") else None,
         tables=tables,
+        cut=cut,
     )
 
 
@@ -167,23 +181,62 @@ def _pixels(path: Path, image: Image.Image, icc: bytes | None) -> tuple[npt.NDAr
     return np.asarray(image.convert("RGB")), None
 
 
-def _is_deep_color(path: Path, image: Image.Image) -> bool:
-    """Whether the file has 16 bits for each of several channels, which Pillow would silently cut to 8."""
+def _text(image: Image.Image, *, upright: bool) -> dict[str, str]:
+    """The text chunks of a PNG, without XMP and, where it was turned, without EXIF in disguise, which has the orientation."""
+    if image.format != "PNG":
+        return {}
+    text: dict[str, str] = image.text  # type: ignore[attr-defined]
+    left_out = ("XML:com.adobe.xmp",) if upright else ("XML:com.adobe.xmp", "Raw profile type ")
+    return {key: value for key, value in text.items() if not key.startswith(left_out)}
+
+
+def _peak(path: Path, image: Image.Image) -> int:
+    """The largest sample that a file can have where Pillow would cut it to 8 bits in silence and OpenCV does not; else 0."""
     if image.format == "PNG":
         with path.open("rb") as file:
             head = file.read(26)
-        return len(head) == 26 and head[24] == 16 and head[25] != 0  # bit depth; colour type 0 is grey
+        deep = len(head) == 26 and head[24] == 16 and head[25] != 0  # bit depth; colour type 0 is grey
+        return 65535 if deep else 0
     if image.format == "TIFF":
         bits = image.tag_v2.get(258, (8,))  # type: ignore[attr-defined]  # BitsPerSample
-        return len(bits) > 1 and max(bits) > 8
-    return False
+        return 65535 if len(bits) > 1 and max(bits) > 8 else 0
+    if image.format == "PPM":
+        with path.open("rb") as file:
+            words = re.sub(rb"#[^\n]*", b"", file.read(4096)).split(maxsplit=4)  # magic, width, height, largest sample
+        deep = len(words) > 3 and words[0] in (b"P2", b"P3", b"P5", b"P6") and int(words[3]) > 255
+        return int(words[3]) if deep else 0
+    if image.format == "JPEG2000":
+        data = path.read_bytes()
+        bits = _jpeg2000_bits(data)
+        return 2**bits - 1 if 8 < bits <= 16 and _SYCC not in data else 0  # OpenCV turns deep YCC into wrong colours
+    return 0
 
 
-def _read_deep(path: Path) -> npt.NDArray[Any]:
-    # IMREAD_UNCHANGED also leaves the orientation alone
-    stored = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
-    if stored is None or stored.dtype != np.uint16 or stored.ndim != 3:
+def _is_cut(path: Path, image: Image.Image) -> bool:
+    """Whether Pillow reads 8 bits of samples that have more."""
+    if image.format == "AVIF":
+        data = path.read_bytes()
+        at = data.find(b"av1C")  # AV1 codec configuration box: two bytes, then the flags
+        return 0 <= at < len(data) - 6 and bool(data[at + 6] & 0x40)  # high_bitdepth
+    return image.format == "JPEG2000" and image.mode in ("RGB", "RGBA") and _jpeg2000_bits(path.read_bytes()) > 8
+
+
+def _jpeg2000_bits(data: bytes) -> int:
+    """Bits a sample of the first component (ISO 15444-1, A.5.1); 8 where a damaged file does not say."""
+    start = data.find(b"\xff\x4f\xff\x51")  # SOC and SIZ; 38 bytes of sizes and a count come before the components
+    return (data[start + 42] & 0x7F) + 1 if 0 <= start < len(data) - 42 else 8
+
+
+def _read_deep(path: Path, peak: int) -> npt.NDArray[Any]:
+    # IMREAD_UNCHANGED also leaves the orientation alone; a PNM in plain text may end in a digit, where OpenCV reads on
+    data = path.read_bytes() + b"\n"
+    stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if stored is None or stored.dtype != np.uint16 or stored.ndim not in (2, 3):
         raise InputError(f"{path} has a sample format that cannot be kept; convert it to 16 bits per channel first")
+    if peak != 65535:
+        stored = ((np.minimum(stored, peak).astype(np.uint32) * 65535 + peak // 2) // peak).astype(np.uint16)
+    if stored.ndim == 2:
+        return stored
     swap = cv2.COLOR_BGRA2RGBA if stored.shape[2] == 4 else cv2.COLOR_BGR2RGB
     return cv2.cvtColor(stored, swap)
 
@@ -238,6 +291,8 @@ class ImageSource(Source):
                 _log.warning("skipped: %s", error)
                 self.damaged += 1
                 continue
+            if picture.cut:
+                _log.warning("%s: more than 8 bits a channel become 8, which is all that is read of this format", file)
             frame = picture.frame()
             frame.pts, frame.time_base = index, self.time_base
             yield Frame(picture=frame, index=index, pts=index, time_base=self.time_base)
