@@ -135,3 +135,66 @@ def test_the_command_prints_a_table_and_a_strip(faces: Path, tmp_path: Path) -> 
     assert "PSNR" in result.output
     assert "left out: LPIPS" in result.output
     assert Image.open(tmp_path / "strip.png").size == (3 * 256, 2 * 256)
+
+
+def test_strip_and_markdown_replace_nothing_unasked(faces: Path, tmp_path: Path) -> None:
+    strip, markdown = tmp_path / "strip.png", tmp_path / "tables.md"
+    call = ["evaluate", "faces", str(faces), "--model", "passthrough", "--limit", "1"]
+    call += ["--strip", str(strip), "--markdown", str(markdown)]
+    strip.write_bytes(b"mine")
+    markdown.write_text("mine")
+    assert CliRunner().invoke(app, call).exit_code == 1
+    strip.unlink()
+    result = CliRunner().invoke(app, call)
+    assert (result.exit_code, "--overwrite" in result.output) == (1, True)
+    assert markdown.read_text() == "mine"
+    result = CliRunner().invoke(app, [*call, "--overwrite"])
+    assert result.exit_code == 0, result.output
+    assert "PSNR" in markdown.read_text()
+    assert Image.open(strip).size == (3 * 256, 256)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["faces", "strip.png", "tables.md"]
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "told"),
+    [
+        ("faces . --strip strip.txt", 2, "call it .png"),
+        ("faces . --strip nowhere/strip.png", 1, "does not exist; create it first"),
+        ("faces . --markdown nowhere/tables.md", 1, "does not exist; create it first"),
+        ("video clean.mkv in.mkv out.mkv --strip strip.txt", 2, "call it .png"),
+        ("video clean.mkv in.mkv out.mkv --strip nowhere/strip.png", 1, "does not exist; create it first"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_the_work(
+    call: str, code: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where there is nothing to measure: that would be told next
+    result = CliRunner().invoke(app, ["evaluate", *call.split()])
+    assert result.exit_code == code, result.output
+    assert told in result.output
+
+
+def test_calls_of_evaluate_that_cannot_be_meant(faces: Path) -> None:
+    for call, told in (
+        (["faces", str(faces), "--seed", "-1"], "greater than"),
+        (["clips", str(faces), "--seed", "-1"], "greater than"),
+        (["paper", "--set", "lfw", "--data", str(faces), "--degradation-seed", "-1"], "'--degradation-seed'"),
+        (["faces", str(faces), "--by", "source"], "give that file with --groups"),
+    ):
+        result = CliRunner().invoke(app, ["evaluate", *call])
+        assert (result.exit_code, told in result.output) == (2, True), (call, result.output)
+
+
+def test_a_path_that_leads_nowhere_is_told_as_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"there is no folder .*nowhere"):
+        evaluate_faces(tmp_path / "nowhere", load_restorer("passthrough"), Metrics.load())
+    for files in ({"lpips": [tmp_path / "none"]}, {"identity": tmp_path / "none"}):
+        with pytest.raises(ModelError, match=r"there is no file .*none"):
+            Metrics.load(**files)  # type: ignore[arg-type]
+
+
+def test_a_face_that_comes_late_is_in_the_strip(clip: Callable[..., Path], face_picture: np.ndarray) -> None:
+    late = clip("late.mkv", [np.zeros_like(face_picture)] * 2 + [face_picture] * 3)
+    scores = evaluate_video(late, late, late, detector=load_detector("retinaface"), metrics=Metrics.load())
+    assert scores.faces < scores.frames
+    assert len(scores.strip) == 1

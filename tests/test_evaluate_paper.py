@@ -21,7 +21,7 @@ from streamfix.evaluate.frechet import Moments, load_moments
 from streamfix.evaluate.inception import Inception
 from streamfix.evaluate.landmarks import DetectorLandmarks, ModelLandmarks, landmark_distance
 from streamfix.evaluate.metrics import Metrics
-from streamfix.evaluate.paper import PaperMetrics, score_method
+from streamfix.evaluate.paper import PaperMetrics, load_paper_metrics, score_method
 from streamfix.evaluate.published import SETS, TABLE_1, TABLE_2
 from streamfix.evaluate.quality import Musiq
 from streamfix.evaluate.sets import Sample, samples_of
@@ -150,10 +150,10 @@ def test_landmarks_of_the_detector_move_with_the_face(faces: Path) -> None:
     assert landmarks(np.zeros((512, 512, 3), np.float32)) is None
 
 
-def test_a_landmark_model_of_insightface(tmp_path: Path) -> None:
+def landmark_model(path: Path, points: np.ndarray) -> Path:
+    """One that answers with these points, in [-1, 1] of its 192x192 input, whatever it sees."""
     onnx = pytest.importorskip("onnx")
-    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
-    wanted = np.array([[-0.5, -0.5], [0.5, 0.25]], np.float32)  # in [-1, 1] of the 192x192 input
+    helper, kind, size = onnx.helper, onnx.TensorProto.FLOAT, (1, points.size)
     nodes = [
         helper.make_node("ReduceMean", ["data"], ["mean"], keepdims=0, axes=[1, 2, 3]),
         helper.make_node("Reshape", ["mean", "shape"], ["one"]),
@@ -161,13 +161,18 @@ def test_a_landmark_model_of_insightface(tmp_path: Path) -> None:
     ]
     initial = [
         helper.make_tensor("shape", onnx.TensorProto.INT64, (2,), [1, 1]),
-        helper.make_tensor("none", kind, (1, 4), [0.0] * 4),
-        helper.make_tensor("points", kind, (1, 4), wanted.ravel().tolist()),
+        helper.make_tensor("none", kind, size, [0.0] * points.size),
+        helper.make_tensor("points", kind, size, points.ravel().tolist()),
     ]
-    ends = [helper.make_tensor_value_info(n, kind, s) for n, s in (("data", (1, 3, 192, 192)), ("fc1", (1, 4)))]
+    ends = [helper.make_tensor_value_info(n, kind, s) for n, s in (("data", (1, 3, 192, 192)), ("fc1", size))]
     graph = helper.make_graph(nodes, "points", ends[:1], ends[1:], initial)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.save(model, tmp_path / "two.onnx")
+    onnx.save(model, path)
+    return path
+
+
+def test_a_landmark_model_of_insightface(tmp_path: Path) -> None:
+    wanted = np.random.default_rng(0).uniform(-0.5, 0.5, (106, 2)).astype(np.float32)
 
     class Whole:
         name = "whole"
@@ -176,13 +181,17 @@ def test_a_landmark_model_of_insightface(tmp_path: Path) -> None:
             box = np.array([256, 256, 512, 512], np.float32)  # 256 wide, its middle at that of the crop
             return [Face(box=box, landmarks=np.full((5, 2), 384, np.float32), score=1.0)]
 
-    landmarks = ModelLandmarks(tmp_path / "two.onnx", Whole())
-    assert landmarks.name == "2 points of two.onnx"
+    landmarks = ModelLandmarks(landmark_model(tmp_path / "many.onnx", wanted), Whole())
+    assert landmarks.name == "106 points of many.onnx"
     # the model sees the box enlarged by half: 384 pixels across about (256, 256)
     assert landmarks(np.zeros((512, 512, 3), np.float32)) == pytest.approx(256 + wanted * 192, abs=2.1)
     (tmp_path / "x.onnx").write_bytes(b"no network")
     with pytest.raises(ModelError, match=r"x\.onnx"):
         ModelLandmarks(tmp_path / "x.onnx", Whole())
+    with pytest.raises(ModelError, match="gives 64 points"):  # a face embedding of 128 numbers loads as well
+        ModelLandmarks(landmark_model(tmp_path / "embedding.onnx", np.zeros((64, 2), np.float32)), Whole())
+    with pytest.raises(ModelError, match=r"there is no file .*none\.onnx"):
+        ModelLandmarks(tmp_path / "none.onnx", Whole())
 
 
 def test_measures_over_a_track_are_their_formulas() -> None:
@@ -243,8 +252,17 @@ def test_statistics_are_read_as_others_publish_them(tmp_path: Path) -> None:
     for reader in (load_moments, Inception):
         with pytest.raises(ModelError, match=r"c\.pth"):
             reader(tmp_path / "c.pth")
+        with pytest.raises(ModelError, match="there is no file"):
+            reader(tmp_path / "nowhere.pth")
     with pytest.raises(ModelError, match="bring"):
         Musiq(tmp_path / "nowhere.pth")
+
+
+def test_a_reference_that_is_not_there_is_told_without_the_network_too(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"there is no file .*none\.npz"):
+        load_paper_metrics(Metrics.load(), fid_stats=tmp_path / "none.npz")
+    with pytest.raises(InputError, match=r"there is no folder .*nowhere"):
+        load_paper_metrics(Metrics.load(), fid_reference=tmp_path / "nowhere")
 
 
 def test_wrong_calls_are_told(faces: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import cv2
 import numpy as np
 import pytest
 
+from streamfix.errors import UsageError
 from streamfix.train import degradations as d
 from streamfix.train.motion import Motion
 
@@ -138,3 +140,11 @@ def test_truth_and_damage_of_a_clip_stay_registered(picture: np.ndarray) -> None
         for a, b in zip(clean, damaged, strict=True):
             shift, _ = cv2.phaseCorrelate(*(np.ascontiguousarray(f[24:-24, 24:-24, 1], np.float64) for f in (a, b)))
             assert np.hypot(*shift) < 0.25
+
+
+@pytest.mark.parametrize(
+    "weights", [{"paper": -1.0}, {"heavy": math.nan}, {"none": math.inf}, dict.fromkeys(d.Mixture.__slots__, 0.0)]
+)
+def test_weights_of_which_none_can_be_drawn_are_told(weights: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="paper, heavy, footage, mild and none of a mixture are numbers from 0"):
+        d.Mixture(**weights)

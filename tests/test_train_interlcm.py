@@ -387,6 +387,11 @@ def test_another_training_is_not_resumed(home: Path, tmp_path: Path) -> None:
         Trainer(config(home, tmp_path))
 
 
+def test_a_device_that_is_not_there_is_told(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot compute on the device 'foo'"):
+        Trainer(config(home, tmp_path, device="foo"))
+
+
 def test_the_base_is_found_in_either_layout_and_missing_parts_are_named(home: Path, tmp_path: Path) -> None:
     cpu = {"device": torch.device("cpu"), "dtype": torch.float32}
     base = load_base(folder=home / "base", **cpu)

@@ -7,6 +7,7 @@ import dataclasses
 import pickle
 import subprocess
 import sys
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,7 +22,16 @@ from streamfix.models import sha256_of
 from streamfix.restore.base import load_restorer
 from streamfix.restore.lite.checkpoint import read_checkpoint
 from streamfix.restore.lite.network import LiteConfig, LiteNet
-from streamfix.train.data import Augmentation, FacePairs, augmented, composed, face_files, read_face, template_crop
+from streamfix.train.data import (
+    Augmentation,
+    FacePairs,
+    SmallFaces,
+    augmented,
+    composed,
+    face_files,
+    read_face,
+    template_crop,
+)
 from streamfix.train.degradations import Mixture
 from streamfix.train.layouts import LAYOUTS
 from streamfix.train.lite import Stage, TrainConfig, Trainer, grown, train
@@ -294,8 +304,23 @@ def test_options_and_files_that_cannot_work(folder: Path, alex: Path, tmp_path: 
         train(config(folder, tmp_path / "a", alex, minutes=1.0))
     with pytest.raises(UsageError, match="lpips-vgg"):
         train(config(folder, tmp_path / "b", alex, vgg=0.5))
-    with pytest.raises(InputError, match="no pictures"):
+    for changes, told in (
+        ({"seed": -1}, "seed is a whole number from 0"),
+        ({"steps": 0}, "at least 1 step"),
+        ({"steps": None, "minutes": -1.0}, "minutes from 0"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            train(config(folder, tmp_path / "a", alex, **changes))
+    for device in ("foo", "cuda:99"):
+        with pytest.raises(ModelError, match=f"cannot compute on the device '{device}'"):
+            train(config(folder, tmp_path / "a", alex, device=device))
+    with pytest.raises(ModelError, match=r"there is no file .*none\.pth"):
+        train(config(folder, tmp_path / "a", tmp_path / "none.pth"))
+    with pytest.raises(InputError, match="there is no folder"):
         train(config(tmp_path / "nowhere", tmp_path / "c", alex))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no pictures"):
+        train(config(tmp_path / "empty", tmp_path / "c", alex))
     broken = tmp_path / "broken.pth"
     broken.write_bytes(b"nothing")
     with pytest.raises(ModelError, match="LPIPS weight file"):
@@ -305,10 +330,24 @@ def test_options_and_files_that_cannot_work(folder: Path, alex: Path, tmp_path: 
     cv2.imwrite(str(odd / "face.png"), np.zeros((300, 200, 3), np.uint8))
     with pytest.raises(InputError, match="200x300"):
         read_face(face_files(odd)[0])
+    made_up_faces(odd, (512,) * 3)
+    for faces in (FacePairs, partial(SmallFaces, face=64)):  # before any is drawn, whichever that would be
+        with pytest.raises(InputError, match=r"face\.png is 200x300"):
+            faces(odd, seed=0)
+    (odd / "face.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"face\.png is not a picture"):
+        FacePairs(odd, seed=0)
     (tmp_path / "e").mkdir()
     (tmp_path / "e" / "checkpoint.pt").write_bytes(b"half a file")
     with pytest.raises(ModelError, match="cannot be read"):
         train(config(folder, tmp_path / "e", alex))
+
+
+def test_a_run_of_no_minutes_has_weights_too(folder: Path, alex: Path, tmp_path: Path) -> None:
+    weights = train(config(folder, tmp_path, alex, steps=None, minutes=0.0))
+    _, network = read_checkpoint(weights)
+    assert network == TINY
+    assert losses(tmp_path) == []
 
 
 def test_another_network_is_not_resumed(folder: Path, alex: Path, tmp_path: Path) -> None:

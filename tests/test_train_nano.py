@@ -204,5 +204,9 @@ def test_what_cannot_be_trained_is_told(stage1: AutoencoderConfig, tmp_path: Pat
         train_autoencoder(dataclasses.replace(stage1, window=50))
     with pytest.raises(UsageError, match="either steps or minutes"):
         train_autoencoder(dataclasses.replace(stage1, minutes=1.0))
+    with pytest.raises(UsageError, match="seed is a whole number from 0"):
+        train_autoencoder(dataclasses.replace(stage1, seed=-1))
+    with pytest.raises(ModelError, match="cannot compute on the device 'foo'"):
+        train_autoencoder(dataclasses.replace(stage1, device="foo"))
     with pytest.raises(ModelError, match="is of other networks"):
         train_autoencoder(dataclasses.replace(stage1, network=tiny_config(16, (0, 0, 1, 1), (1, 1, 0, 0))))

@@ -45,6 +45,8 @@ def test_the_published_file_says_what_the_defaults_are() -> None:
         ("[faces]\nsize = 100", "faces.size is a multiple of 8"),
         ("[loss]\nl1 = 0\nlpips = 0", "must weigh something"),
         ("iterations = 0", "at least 1"),
+        ("seed = -1", "seed is a whole number from 0"),
+        ("[faces.mixture]\npaper = -1", "of a mixture are numbers from 0"),
         ("iterations = ", "is no TOML"),
         ("extends = 3", "names one other configuration"),
         ("extends = 'mine.toml'", "extends itself"),
@@ -55,6 +57,12 @@ def test_what_cannot_be_is_told(tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "mine.toml").write_text(text)
     with pytest.raises(UsageError, match=told):
         InterLCMConfig.load(tmp_path / "mine.toml", **PLACES)
+
+
+def test_a_file_that_is_no_text_is_no_toml(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="is no TOML: it is no text in UTF-8"):
+        read_settings(tmp_path / "mine.toml")
 
 
 def test_files_extend_files_and_options_go_before_both(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from streamfix.cli.common import out, told
-from streamfix.cli.measures import Strip, bar, left_out, show, with_metrics
+from streamfix.cli.common import Overwrite, out, told
+from streamfix.cli.measures import Strip, bar, check_outputs, left_out, show, with_metrics
+from streamfix.errors import UsageError
 
 evaluate_app = typer.Typer(help="Measure restorers on faces and on video.", no_args_is_help=True)
 
@@ -25,7 +26,7 @@ def evaluate_faces(
     model: Annotated[str, typer.Option(help="As for enhance.")] = "auto",
     degradation: Annotated[str, typer.Option(help="paper, heavy, mild or footage.")] = "paper",
     limit: Annotated[int, typer.Option(help="How many faces.", min=1)] = 60,
-    seed: Annotated[int, typer.Option(help="Of the degradation.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the degradation.", min=0)] = 0,
     peer: Annotated[
         list[str] | None, typer.Option(help="Restore by others too: bicubic, span, realesrgan; may be repeated.")
     ] = None,
@@ -36,15 +37,21 @@ def evaluate_faces(
     ] = None,
     strip: Strip = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")] = None,
+    overwrite: Overwrite = False,
     metrics: Any = None,
 ) -> None:
     """Degrade clean faces by a seed, restore them, and measure."""
     from streamfix.evaluate.faces import evaluate_faces as run
-    from streamfix.evaluate.faces import read_groups, save_strip
+    from streamfix.evaluate.faces import read_groups
     from streamfix.evaluate.peers import load_peers
+    from streamfix.evaluate.report import save_strip
     from streamfix.evaluate.tables import contest_table, group_table, metrics_table
+    from streamfix.media.part import write_whole
     from streamfix.restore.base import describe, load_restorer
 
+    if by and groups is None:
+        raise UsageError("--by names a column of a CSV file; give that file with --groups")
+    check_outputs(strip, markdown, sources=[folder], overwrite=overwrite)
     labels = {column: read_groups(groups, column) for column in by or ["source"]} if groups else {}
     peers, absent = load_peers(peer or ())
     restorer = load_restorer(model)
@@ -71,7 +78,7 @@ def evaluate_faces(
     out.print(f"{describe(restorer)}: {median * 1e3:.1f} ms a face", highlight=False)
     left_out(scores.missing + absent)
     if markdown is not None:
-        markdown.write_text("\n".join(t.markdown() for t in tables))
+        write_whole(markdown, "\n".join(t.markdown() for t in tables).encode())
     if strip is not None:
         save_strip(scores.strip, strip)
 
@@ -91,14 +98,16 @@ def evaluate_video(
         ),
     ] = None,
     strip: Strip = None,
+    overwrite: Overwrite = False,
     metrics: Any = None,
 ) -> None:
     """Compare a restored video with its clean original, face by face."""
-    from streamfix.evaluate.faces import save_strip
     from streamfix.evaluate.landmarks import load_landmarks
+    from streamfix.evaluate.report import save_strip
     from streamfix.evaluate.video import evaluate_video as run
     from streamfix.faces.detect import load_detector
 
+    check_outputs(strip, None, sources=[clean, degraded, restored], overwrite=overwrite)
     found = load_detector(detector)
     points = load_landmarks(found, landmarks)
     with bar() as shown:
@@ -133,7 +142,7 @@ def evaluate_clips(
     model: Annotated[str, typer.Option(help="As for enhance; one that looks at the frame before.")] = "auto",
     limit: Annotated[int, typer.Option(help="How many faces; each becomes a clip.", min=1)] = 24,
     frames: Annotated[int, typer.Option(help="Length of a clip.", min=2)] = 12,
-    seed: Annotated[int, typer.Option(help="Of motion and degradation.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of motion and degradation.", min=0)] = 0,
     metrics: Any = None,
 ) -> None:
     """Make clips of moving faces, coded at a low bit rate, and restore them with and without the frame before."""

@@ -70,7 +70,7 @@ def _data(
         str,
         typer.Option(help="paper, heavy, mild or footage, for clean faces without a folder lq.", rich_help_panel=_DATA),
     ] = "paper",
-    degradation_seed: Annotated[int, typer.Option(help="Of that degradation.", rich_help_panel=_DATA)] = 0,
+    degradation_seed: Annotated[int, typer.Option(help="Of that degradation.", min=0, rich_help_panel=_DATA)] = 0,
     photos: Annotated[
         bool,
         typer.Option("--photos", help="Folders hold whole pictures; the largest face is taken.", rich_help_panel=_DATA),

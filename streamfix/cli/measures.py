@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
@@ -74,7 +74,21 @@ def with_options(parameter: str, load: Callable[..., Any]) -> Callable[[C], C]:
 with_metrics = with_options("metrics", _options)
 """Gives a command --lpips, --identity, --identity-norm and --judge, and hands it the `Metrics` that they name."""
 
-Strip = Annotated[Path | None, typer.Option(help="Write a picture strip: input, restored, truth.")]
+Strip = Annotated[Path | None, typer.Option(help="Write a picture strip, a PNG: input, restored, truth.")]
+
+
+def check_outputs(strip: Path | None, markdown: Path | None, *, sources: Sequence[Path], overwrite: bool) -> None:
+    """Before the work: UsageError or OutputError where a strip or Markdown could not be written after it."""
+    from streamfix.inspection import check_sheet
+    from streamfix.media.part import part_of, prepare
+
+    if strip is not None:
+        check_sheet(strip, source=sources[0], what="the strip")
+    for path in (p for p in (strip, markdown) if p is not None):
+        for source in sources:
+            prepare(path, source=source, overwrite=overwrite, touch=False)
+        prepare(path, source=sources[0], overwrite=overwrite)
+        part_of(path).unlink()  # it was to see whether one can be written
 
 
 def show(table: Sheet) -> None:

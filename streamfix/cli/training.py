@@ -19,10 +19,10 @@ Steps = Annotated[int | None, typer.Option(help="Length of the run in steps.", m
 Minutes = Annotated[float | None, typer.Option(help="Length of the run in minutes of training.", min=0)]
 Batch = Annotated[int, typer.Option(help="Faces per step.", min=1)]
 Rate = Annotated[float, typer.Option(help="Highest learning rate.", min=0)]
-Seed = Annotated[int, typer.Option(help="One seed, one result.")]
+Seed = Annotated[int, typer.Option(help="One seed, one result.", min=0)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda ...")]
 Workers = Annotated[int, typer.Option(help="Processes that prepare data; 0: this one.", min=0)]
-SetSeed = Annotated[int | None, typer.Option(help="One seed, one result; default: the configuration's.")]
+SetSeed = Annotated[int | None, typer.Option(help="One seed, one result; default: the configuration's.", min=0)]
 SetDevice = Annotated[str | None, typer.Option(help="auto, cpu, cuda ...; default: the configuration's.")]
 SetWorkers = Annotated[
     int | None, typer.Option(help="Processes that prepare data; default: the configuration's.", min=0)

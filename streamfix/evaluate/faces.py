@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from streamfix._cv2 import cv2
 from streamfix.errors import InputError, UsageError
 from streamfix.evaluate.metrics import Metrics, Picture
 from streamfix.evaluate.peers import Peer
@@ -159,15 +158,3 @@ def read_groups(index: Path, column: str) -> dict[str, str]:
     low, high = np.quantile(list(numbers.values()), [1 / 3, 2 / 3])
     bounds = (f"{column} < {low:.1f}", f"{column} {low:.1f}..{high:.1f}", f"{column} > {high:.1f}")
     return {name: bounds[int(v >= low) + int(v > high)] for name, v in numbers.items()}
-
-
-def save_strip(rows: Sequence[Sequence[Picture]], path: Path, *, height: int = 256) -> None:
-    """Rows of pictures of one shape as one PNG, each `height` pixels high."""
-    lines = []
-    for row in rows:
-        cells = [
-            cv2.resize(p, (round(p.shape[1] * height / p.shape[0]), height), interpolation=cv2.INTER_AREA) for p in row
-        ]
-        lines.append(np.concatenate(cells, axis=1))
-    sheet = np.rint(np.clip(np.concatenate(lines), 0, 1) * 255).astype(np.uint8)
-    cv2.imwrite(str(path), sheet[..., ::-1])

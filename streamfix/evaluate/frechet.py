@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from streamfix.errors import ModelError
+from streamfix.train.files import check_file
 
 Features = npt.NDArray[np.float64]
 
@@ -64,6 +65,7 @@ def load_moments(path: Path) -> Moments:
 
     The latter is how the face restorers publish those of FFHQ (inception_FFHQ_512.pth). ModelError for other files.
     """
+    check_file(path)
     try:
         if path.suffix == ".npz":
             with np.load(path) as file:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from streamfix.errors import ModelError
 from streamfix.evaluate.frechet import Features
+from streamfix.train.files import check_file
 
 _SIDE = 299
 _Size = int | tuple[int, int]
@@ -149,6 +150,7 @@ class Inception:
     def __init__(self, path: Path, *, device: torch.device | None = None) -> None:
         with torch.device("meta"):
             self._net = InceptionNet()
+        check_file(path)
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             kept = {key: state[key] for key in self._net.state_dict() if key in state}

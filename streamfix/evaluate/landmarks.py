@@ -12,6 +12,7 @@ from streamfix._cv2 import cv2
 from streamfix.errors import DependencyError, ModelError
 from streamfix.evaluate.metrics import Picture
 from streamfix.faces.detect import Detector
+from streamfix.train.files import check_file
 from streamfix.types import CROP_SIZE, Face, Image
 
 Points = npt.NDArray[np.float64]
@@ -19,6 +20,9 @@ Points = npt.NDArray[np.float64]
 
 _RIM = 128
 """An aligned face fills its crop; detectors want to see around a face."""
+
+_COUNTS = (68, 106)
+"""Points of insightface's landmark models."""
 
 
 class Landmarks(Protocol):
@@ -54,6 +58,7 @@ class ModelLandmarks:
     """
 
     def __init__(self, path: Path, detector: Detector) -> None:
+        check_file(path)
         try:
             from insightface.model_zoo.landmark import Landmark
         except ImportError as error:
@@ -68,6 +73,11 @@ class ModelLandmarks:
                 f"{path} is no landmark model that insightface can load ({type(error).__name__}); "
                 "give one such as 2d106det.onnx"
             ) from error
+        if self._model.lmk_num not in _COUNTS:  # insightface takes any vector for points, an embedding's too
+            raise ModelError(
+                f"{path} gives {self._model.lmk_num} points, and landmark models of insightface give "
+                f"{' or '.join(map(str, _COUNTS))}; give one such as 2d106det.onnx"
+            )
         self.name = f"{self._model.lmk_num} points of {path.name}"
         self._path, self._detector = path, detector
 

@@ -19,6 +19,7 @@ from streamfix.evaluate.quality import WEIGHTS, Musiq
 from streamfix.evaluate.sets import Sample, aligned_face
 from streamfix.restore.base import Restorer, restore_images
 from streamfix.train.data import face_files
+from streamfix.train.files import check_file
 
 if TYPE_CHECKING:
     from streamfix.evaluate.inception import Inception
@@ -72,6 +73,9 @@ def load_paper_metrics(
     """
     if fid_stats is not None and fid_reference is not None:
         raise UsageError("--fid-stats and --fid-reference are two ways to name one reference; give one of them")
+    if fid_stats is not None:
+        check_file(fid_stats)  # a wrong path is told without the network too
+    clean = face_files(fid_reference) if fid_reference is not None else []
     made = PaperMetrics(pair=pair, landmarks=landmarks)
     if inception is None:
         made.missing.append("FID (give its network: --inception pt_inception-2015-12-05-6726825d.pth)")
@@ -81,8 +85,8 @@ def load_paper_metrics(
         made.inception = net = Net(inception, device=device)
         if fid_stats is not None:
             made.reference = load_moments(fid_stats)
-        elif fid_reference is not None:
-            rows = [net(tensor(aligned_face(f))) for f in face_files(fid_reference)]
+        elif clean:
+            rows = [net(tensor(aligned_face(f))) for f in clean]
             if len(rows) < 2:
                 raise UsageError(f"{fid_reference} has one face; a reference for FID needs many")
             made.reference = Moments.of(np.concatenate(rows))

@@ -182,6 +182,17 @@ def face_strip(rows: Sequence[Sequence[Picture]], truths: Sequence[Picture], *, 
     return np.asarray(np.rint(np.clip(np.concatenate(lines), 0, 1) * 255), np.uint8) if lines else None
 
 
+def save_strip(rows: Sequence[Sequence[Picture]], path: Path, *, height: int = 256) -> None:
+    """Rows of pictures of one shape as one PNG, each `height` pixels high, whole or not at all. Raises OutputError."""
+    lines = []
+    for row in rows:
+        cells = [
+            cv2.resize(p, (round(p.shape[1] * height / p.shape[0]), height), interpolation=cv2.INTER_AREA) for p in row
+        ]
+        lines.append(np.concatenate(cells, axis=1))
+    write_whole(path, png(np.asarray(np.rint(np.clip(np.concatenate(lines), 0, 1) * 255), np.uint8)))
+
+
 def _bars(axis: Any, column: str, methods: Sequence[Method], *, labelled: bool) -> None:
     names = [f"{m.name} (paper)" if m.published else m.name for m in methods]
     values = [m.values.get(column, float("nan")) for m in methods]

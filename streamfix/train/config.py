@@ -13,7 +13,7 @@ from streamfix.train.adversary import SMALLEST
 from streamfix.train.data import Augmentation
 from streamfix.train.degradations import Mixture
 from streamfix.train.motion import Motion
-from streamfix.train.settings import filled, merged
+from streamfix.train.settings import check_length, check_seed, filled, merged
 from streamfix.types import CROP_SIZE
 
 
@@ -113,8 +113,8 @@ class TrainConfig:
 
     def check(self) -> None:
         """UsageError where options contradict each other."""
-        if (self.steps is None) == (self.minutes is None):
-            raise UsageError("give the length of the run as either steps or minutes")
+        check_length(self.steps, self.minutes)
+        check_seed(self.seed)
         for name, weight, path in (("alex", self.alex, self.lpips_alex), ("vgg", self.vgg, self.lpips_vgg)):
             if weight and path is None:
                 raise UsageError(f"the {name} loss needs its LPIPS weight file: give --lpips-{name} FILE or --{name} 0")

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -35,9 +36,27 @@ _MARGIN = 32
 
 def face_files(folder: Path) -> list[Path]:
     """The pictures of a folder in a fixed order; InputError when there are none."""
-    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES) if folder.is_dir() else []
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; check the path")
+    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES)
     if not files:
         raise InputError(f"{folder} holds no pictures of aligned faces (jpg, png or webp)")
+    return files
+
+
+def checked_faces(folder: Path) -> list[Path]:
+    """The same, each of a known layout by its header; InputError else.
+
+    A training draws at random, in other processes: what read_face says would come late, within their traceback.
+    """
+    files = face_files(folder)
+    for file in files:
+        try:
+            with Image.open(file) as picture:
+                size = picture.size
+        except (OSError, Image.DecompressionBombError) as error:
+            raise _unreadable(file) from error
+        _check_layout(file, *size)
     return files
 
 
@@ -49,10 +68,18 @@ def read_face(path: Path) -> npt.NDArray[np.uint8]:
     """RGB uint8 of one of the known layouts; InputError else."""
     bgr = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     if bgr is None:
-        raise InputError(f"{path} is not a picture that OpenCV can read; remove or replace it")
-    if bgr.shape[0] != bgr.shape[1] or bgr.shape[0] not in LAYOUTS:
-        raise InputError(f"{path} is {bgr.shape[1]}x{bgr.shape[0]}; aligned faces are 512x512, 640x640 or 400x400")
+        raise _unreadable(path)
+    _check_layout(path, bgr.shape[1], bgr.shape[0])
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _unreadable(path: Path) -> InputError:
+    return InputError(f"{path} is not a picture that can be read; remove or replace it")
+
+
+def _check_layout(path: Path, width: int, height: int) -> None:
+    if width != height or width not in LAYOUTS:
+        raise InputError(f"{path} is {width}x{height}; aligned faces are 512x512, 640x640 or 400x400")
 
 
 def template_crop(picture: npt.NDArray[np.uint8]) -> Picture:
@@ -102,7 +129,7 @@ class FacePairs(Dataset[dict[str, Tensor]]):
         motion: Motion | None = None,
         draw: Mapping[str, float] | None = None,
     ) -> None:
-        self.files = face_files(folder)
+        self.files = checked_faces(folder)
         self.seed = seed
         weights = np.array([_weight(file.name, draw or {}) for file in self.files])
         if not weights.any():
@@ -236,7 +263,7 @@ class SmallFaces(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(self, folder: Path, *, seed: int, face: int, augmentation: Augmentation | None = None) -> None:
-        self.files = face_files(folder)
+        self.files = checked_faces(folder)
         self.seed, self.face = seed, face
         self.augmentation = augmentation or Augmentation()
         self._pictures: dict[int, npt.NDArray[np.uint8]] = {}

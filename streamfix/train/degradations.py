@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from streamfix.errors import UsageError
 from streamfix.media.color import BORDER_RGB
 from streamfix.train.codecs import Clip, Picture, Rng, coded, jpeg, video
 from streamfix.train.motion import Pose
@@ -227,7 +228,8 @@ def beyond_the_frame(shape: tuple[int, int], rng: Rng) -> npt.NDArray[np.bool_]:
 class Mixture:
     """How often each kind is drawn in training (weights, need not sum to one), and the chances of what comes on top.
 
-    grey: greyscale; old: of these, the share with scratches. border: a part of the crop lies beyond the frame.
+    grey: greyscale; old: of these, the share with scratches. border: a part of the crop lies beyond the frame. Raises
+    UsageError for weights of which none can be drawn.
     """
 
     paper: float = 0.4
@@ -239,12 +241,24 @@ class Mixture:
     old: float = 0.4
     border: float = 0.06
 
+    def __post_init__(self) -> None:
+        if not (min(self.weights) >= 0 and 0 < sum(self.weights) < math.inf):
+            raise UsageError(
+                "paper, heavy, footage, mild and none of a mixture are numbers from 0, and not all of them 0: "
+                f"they cannot be {', '.join(f'{w:g}' for w in self.weights)}"
+            )
+
+    @property
+    def weights(self) -> tuple[float, float, float, float, float]:
+        """Of paper, heavy, footage, mild and none."""
+        return self.paper, self.heavy, self.footage, self.mild, self.none
+
     def degrade(self, clean: Sequence[Picture], rng: Rng, poses: Sequence[Pose] = ()) -> tuple[Clip, Clip]:
         """(clean, degraded) clips: greyscale and borders belong to the truth as well, so it comes back too.
 
         poses: of the frames, where the camera did not see them aligned.
         """
-        weights = np.array([self.paper, self.heavy, self.footage, self.mild, self.none])
+        weights = np.array(self.weights)
         kind = int(rng.choice(len(weights), p=weights / weights.sum()))
         grey = rng.random() < self.grey
         truth = [greyscale(f) for f in clean] if grey else list(clean)

@@ -47,9 +47,9 @@ def device_batches(
     k-th of n equal parts of each batch. A batch depends on the seed of `pairs` and its number alone.
     """
     m = pairs.mixture
-    chance = m.footage / (m.paper + m.heavy + m.footage + m.mild + m.none)
+    chance = m.footage / sum(m.weights)
     coded = copy(pairs)
-    coded.mixture = replace(m, paper=0.0, heavy=0.0, mild=0.0, none=0.0)
+    coded.mixture = replace(m, paper=0.0, heavy=0.0, footage=1.0, mild=0.0, none=0.0)
     waiting: deque[_Plan] = deque()
 
     def plans() -> Iterator[_Plan]:

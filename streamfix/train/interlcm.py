@@ -53,8 +53,7 @@ class Trainer:
         self.ranks = Ranks()
         if c.batch % self.ranks.count:
             raise UsageError(f"batch must be a multiple of the {self.ranks.count} processes, not {c.batch}")
-        best = self.ranks.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.device = best if c.device == "auto" else torch.device(c.device)
+        self.device = self.ranks.device_of(c.device)
         self.dtype = getattr(torch, c.precision)
         chain = c.model
         if base is None:

@@ -11,7 +11,7 @@ from streamfix.errors import UsageError
 from streamfix.train.adversary import SMALLEST
 from streamfix.train.data import Augmentation
 from streamfix.train.degradations import Mixture
-from streamfix.train.settings import filled, merged, read_settings
+from streamfix.train.settings import check_seed, filled, merged, read_settings
 from streamfix.types import CROP_SIZE
 
 PUBLISHED_MIXTURE = Mixture(paper=1.0, heavy=0.0, footage=0.0, mild=0.0, none=0.0, grey=0.0, old=0.0, border=0.0)
@@ -132,6 +132,7 @@ class InterLCMConfig:
     def check(self) -> None:
         """UsageError where settings contradict each other."""
         m, f, c = self.model, self.faces, self.loss
+        check_seed(self.seed)
         if not 1 <= m.steps <= 4 or not 1 <= m.start_step <= m.steps + 1:
             raise UsageError("model.steps lies between 1 and 4, and model.start_step between 1 and model.steps + 1")
         if not 1.0 <= m.guidance <= 20.0:

@@ -19,6 +19,7 @@ from streamfix.train.log import Log
 from streamfix.train.loop import Report, RunConfig, learn
 from streamfix.train.ranks import Ranks
 from streamfix.train.schedule import cosine, follow, read_checkpoint, write_checkpoint
+from streamfix.train.settings import check_length, check_seed
 
 
 class SmallLearner:
@@ -29,16 +30,15 @@ class SmallLearner:
     """
 
     def __init__(self, config: RunConfig, nets: Mapping[str, nn.Module]) -> None:
-        if (config.steps is None) == (config.minutes is None):
-            raise UsageError("give the length of the run as either steps or minutes")
+        check_length(config.steps, config.minutes)
+        check_seed(config.seed)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.config = config
         self.ranks = Ranks()
         if config.batch % self.ranks.count:
             raise UsageError(f"every batch must be a multiple of the {self.ranks.count} processes: give --batch")
-        best = self.ranks.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.device = best if config.device == "auto" else torch.device(config.device)
+        self.device = self.ranks.device_of(config.device)
         self.nets = nn.ModuleDict(dict(nets))
         nn.Module.to(self.nets, self.device)
         self.trained = [p for p in self.nets.parameters() if p.requires_grad]

@@ -73,8 +73,7 @@ class Trainer:
         self.ranks = Ranks()
         if any(stage.batch % self.ranks.count for stage in c.stages):
             raise UsageError(f"every batch must be a multiple of the {self.ranks.count} processes: give --batch")
-        best = self.ranks.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.device = best if c.device == "auto" else torch.device(c.device)
+        self.device = self.ranks.device_of(c.device)
         self.net = LiteNet(c.network).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if c.start is not None:
             state, _ = read_checkpoint(c.start)
@@ -133,10 +132,15 @@ class Trainer:
         """Where the run can be resumed from."""
         return self.config.run / "checkpoint.pt"
 
+    @property
+    def weights_file(self) -> Path:
+        """Where the averaged weights are written, ready to ship."""
+        return self.config.run / "lite.safetensors"
+
     def progress(self, step: int | None = None) -> float:
         """Share of the run that is done, 0..1; in a run measured in minutes the clock decides, else the step."""
         if self.config.minutes is not None:
-            return min(1.0, self.seconds / (60 * self.config.minutes))
+            return min(1.0, self.seconds / (60 * self.config.minutes)) if self.config.minutes else 1.0
         assert self.config.steps is not None
         return min(1.0, (self.step if step is None else step) / self.config.steps)
 
@@ -286,7 +290,7 @@ class Trainer:
         if self.adversary is not None:
             state["adversary"] = self.adversary.state_dict()
         write_checkpoint(self.checkpoint, state)
-        self.export(self.config.run / "lite.safetensors")
+        self.export(self.weights_file)
 
     def export(self, path: Path) -> None:
         """The averaged weights as a weight file (float16)."""
@@ -362,7 +366,9 @@ def train(config: TrainConfig, *, report: Report | None = None) -> Path:
                 order = Batches(trainer.plan, batch=trainer.step, sample=trainer.sample, share=share)
                 batches = loader(pairs, order, workers=config.workers)
             learn(trainer, config, batches, log, report)
+        elif trainer.ranks.first:
+            trainer.export(trainer.weights_file)  # a run of no length has weights too
     finally:
         if log is not None:
             log.close()
-    return config.run / "lite.safetensors"
+    return trainer.weights_file

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamfix.errors import ModelError
+from streamfix.train.files import check_file
 
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 # (index in torchvision's `features`, stride, padding); a pool comes before the layers named in _POOLED; taps after the
@@ -36,6 +37,7 @@ class Lpips(nn.Module):
 
     def __init__(self, path: Path, *, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
+        check_file(path)
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             kernel = state["features.0.weight"].shape[-1]

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamfix.errors import DependencyError, ModelError
+from streamfix.train.files import check_file
 
 Attributes = dict[str, Any]
 Operator = Callable[[Sequence[Tensor | None], Attributes], Tensor]
@@ -39,6 +40,7 @@ class OnnxNet(nn.Module):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
+        check_file(path)
         try:
             import onnx
         except ImportError as error:

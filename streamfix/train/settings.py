@@ -37,7 +37,9 @@ def _read(source: str, folder: Path, seen: tuple[str, ...]) -> dict[str, Any]:
     else:
         try:
             text, key, inside = path.read_text(encoding="utf-8"), str(path.resolve()), path.parent
-        except (OSError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path} is no TOML: it is no text in UTF-8") from error
+        except OSError as error:
             known = ", ".join(shipped())
             raise UsageError(f"there is no configuration {path}; give a TOML file, or one of: {known}") from error
     if key in seen:
@@ -52,6 +54,20 @@ def _read(source: str, folder: Path, seen: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(base, str):
         raise UsageError(f"`extends` in {path} names one other configuration, as a text")
     return merged(_read(base, inside, (*seen, key)), table)
+
+
+def check_seed(seed: int) -> None:
+    """UsageError for a seed that not every generator takes."""
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed is a whole number from 0 to 2^63 - 1, not {seed}")
+
+
+def check_length(steps: int | None, minutes: float | None) -> None:
+    """UsageError unless a run has one length, and one that it can reach."""
+    if (steps is None) == (minutes is None):
+        raise UsageError("give the length of the run as either steps or minutes")
+    if (steps is not None and steps < 1) or (minutes is not None and not minutes >= 0):
+        raise UsageError("give the length of the run as at least 1 step, or as minutes from 0")
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
