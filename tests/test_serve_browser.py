@@ -4,6 +4,7 @@ Skipped where there is no Chromium (Debian: apt-get install chromium), unless ST
 STREAMFIX_SCREENSHOTS names a folder for pictures of the page.
 """
 
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -107,7 +109,7 @@ class Served:
         return self.log
 
 
-TOKEN = "correct-horse-battery"
+TOKEN = "correct+horse&battery/staple"  # the printed URL must carry it whole
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,7 @@ def servers():
     served = {
         "lite": Served("--model", "lite"),
         "guarded": Served("--model", "passthrough", "--token", TOKEN, "--cameras", "0"),
+        "one": Served("--model", "passthrough", "--cameras", "1"),
         "input": Served("--model", "passthrough", "--input", str(SAMPLE)),
     }
     yield served
@@ -311,6 +314,133 @@ def test_a_source_that_was_chosen_before_the_server_has_answered_stays(page, ser
     page.wait_for_timeout(200)
     assert page.locator("#source").input_value() == "camera"
     assert page.get_by_role("button", name="Start camera").is_visible()
+
+
+PROMPT = """() => {
+  const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+  window.given = []; window.asked = []; window.answer = null;
+  navigator.mediaDevices.getUserMedia = async (wanted) => {
+    window.asked.push(wanted);
+    await new Promise((resolve) => { const before = window.answer; window.answer = () => { before?.(); resolve(); }; });
+    const stream = await ask(wanted);
+    window.given.push(...stream.getTracks());
+    return stream;
+  };
+}"""
+"""A person who thinks before allowing the camera: `answer()` allows all that was asked."""
+
+
+def sessions(url: str) -> int:
+    with urllib.request.urlopen(f"{url}healthz") as answer:
+        return json.load(answer)["sessions"]
+
+
+def on(page) -> int:
+    """How many camera tracks are on."""
+    return page.evaluate("given.filter((track) => track.readyState === 'live').length")
+
+
+def test_a_camera_that_is_allowed_too_late_is_switched_off(page, servers):
+    server = servers["input"]
+    wait_for(lambda: sessions(server.url) == 0)
+    page.goto(server.url)
+    page.locator("#model option").first.wait_for(state="attached")
+    page.evaluate(PROMPT)
+    page.locator("#source").select_option("camera")
+    page.locator("#start").click()
+    page.locator("#size").select_option("1280x720")  # while the browser asks: it asks again
+    wait_for(lambda: page.evaluate("asked.length") == 2)
+    page.evaluate("answer()")
+    page.locator("#cover").wait_for(state="hidden", timeout=60_000)
+    wait_for(lambda: page.evaluate("given.length") == 2)
+    wait_for(lambda: sessions(server.url) == 1)
+    assert on(page) == 1
+    page.locator("#stop").click()
+    assert on(page) == 0
+    wait_for(lambda: sessions(server.url) == 0)
+    page.locator("#start").click()
+    wait_for(lambda: page.evaluate("asked.length") == 3)
+    page.locator("#source").select_option("stream")  # another source while the browser asks: that one it is
+    page.locator("#cover").wait_for(state="hidden", timeout=60_000)
+    page.evaluate("answer()")
+    wait_for(lambda: page.evaluate("given.length") == 3)
+    page.wait_for_timeout(500)
+    assert on(page) == 0
+    assert page.inner_text("#pill-text") == "Watching"
+    assert sessions(server.url) == 1
+
+
+def test_settings_that_change_quickly_leave_one_session_in_the_only_place(page, servers):
+    server = servers["one"]
+    wait_for(lambda: sessions(server.url) == 0)
+    page.goto(server.url)
+    page.evaluate(PROMPT)
+    page.get_by_role("button", name="Start camera").click()
+    wait_for(lambda: page.evaluate("answer && (answer(), true)"))
+    page.locator("#cover").wait_for(state="hidden", timeout=60_000)
+    page.evaluate(
+        """() => {
+          for (const value of ["1280x720", "640x480"]) { size.value = value; size.dispatchEvent(new Event("change")); }
+          answer();
+        }"""
+    )
+    wait_for(lambda: page.evaluate("given.length") == 3)
+    page.locator("#cover").wait_for(state="hidden", timeout=60_000)
+    wait_for(lambda: sessions(server.url) == 1)
+    assert on(page) == 1
+    page.locator("#stop").click()
+    assert on(page) == 0
+
+
+def test_a_change_while_the_server_answers_waits_for_the_place(page, servers):
+    held = []
+
+    def answer_late(route):
+        if held:
+            route.continue_()
+        else:
+            held.append((route, route.fetch()))
+
+    server = servers["one"]
+    wait_for(lambda: sessions(server.url) == 0)
+    page.goto(server.url)
+    page.route("**/session", answer_late)
+    page.get_by_role("button", name="Start camera").click()
+    wait_for(lambda: page.wait_for_timeout(50) or held)
+    page.locator("#size").select_option("1280x720")
+    page.wait_for_timeout(300)
+    route, answer = held[0]
+    route.fulfill(response=answer)
+    page.locator("#cover").wait_for(state="hidden", timeout=20_000)
+    wait_for(lambda: sessions(server.url) == 1)
+    page.unroute_all(behavior="wait")
+
+
+def test_what_the_server_says_later_is_heard(page, servers):
+    """The first answer is lost on the way, and a sender comes later."""
+    state = {"lost": True, "live": False}
+
+    def about(route):
+        if state["lost"]:
+            route.abort()
+            return
+        answer = route.fetch()
+        route.fulfill(response=answer, json={**answer.json(), "live": state["live"]})
+
+    wait_for(lambda: sessions(servers["one"].url) == 0)
+    page.route("**/api/about", about)
+    page.goto(servers["one"].url)
+    page.get_by_role("heading", name="The server does not answer").wait_for()
+    state["lost"] = False
+    page.get_by_role("button", name="Try again").click()
+    page.locator("#cover").wait_for(state="hidden", timeout=60_000)
+    assert page.locator("#model option").count() > 0
+    page.locator("#stop").click()
+    stream = page.locator("#source option[value=stream]")
+    assert stream.is_disabled()
+    state["live"] = True
+    wait_for(lambda: page.wait_for_timeout(50) or stream.is_enabled(), 10)
+    page.unroute_all(behavior="wait")
 
 
 def test_everything_has_a_name_and_can_be_reached_by_keyboard(page, servers):

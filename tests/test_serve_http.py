@@ -6,6 +6,7 @@ import json
 import logging
 import random
 import re
+from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
 import pytest
@@ -14,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from live_server import (
     LOCAL,
+    Picture,
     Received,
     connect,
     live_server,
+    offer_of,
     post,
     run,
     serving,
@@ -24,7 +27,10 @@ from live_server import (
     whep_offer,
     whip_offer,
 )
+from typer.testing import CliRunner
 
+from streamfix.cli import app
+from streamfix.cli.live import address
 from streamfix.errors import UsageError
 from streamfix.serve.config import ServeConfig, is_loopback, parse_ice_server
 from streamfix.serve.logs import JsonLines
@@ -148,6 +154,59 @@ def test_one_sends_and_places_are_limited():
     run(work())
 
 
+def test_who_comes_at_once_with_others_takes_one_place():
+    async def work():
+        async with serving(live_server(viewers=3)) as (url, http):
+            sender, send = await whip_offer()
+            await connect(sender, http, f"{url}/whip", send)
+            offers = [await whep_offer() for _ in range(4)]
+            answers = await asyncio.gather(*(post(http, f"{url}/whep", sdp) for _, sdp in offers))
+            assert sorted(status for status, _, _ in answers) == [201, 201, 201, 503]
+            for pc in (sender, *(pc for pc, _ in offers)):
+                await pc.close()
+
+    run(work())
+
+
+def test_who_is_saying_goodbye_has_given_up_the_place():
+    async def work():
+        server = live_server(cameras=1)
+        async with serving(server) as (url, http):
+            one, two = RTCPeerConnection(LOCAL), RTCPeerConnection(LOCAL)
+            for pc in (one, two):
+                pc.addTransceiver(Picture(), direction="sendrecv")
+            channel = one.createDataChannel("control")
+            headers = await connect(one, http, f"{url}/session", await offer_of(one))
+            await until(lambda: channel.readyState == "open")
+            leaving = asyncio.create_task(http.delete(url + headers["Location"]))
+            await until(lambda: any(s.closing for s in server.sessions.values()))
+            await connect(two, http, f"{url}/session", await offer_of(two))
+            assert (await leaving).status == 200
+            await asyncio.gather(one.close(), two.close())
+
+    run(work())
+
+
+def test_the_page_is_told_of_a_sender_that_nobody_watches():
+    async def work():
+        async with serving(live_server()) as (url, http):
+
+            async def live() -> bool:
+                async with http.get(f"{url}/api/about") as answer:
+                    return (await answer.json())["live"]
+
+            assert not await live()
+            sender, sdp = await whip_offer()
+            headers = await connect(sender, http, f"{url}/whip", sdp)
+            assert await live()
+            async with http.delete(url + headers["Location"]):
+                pass
+            assert not await live()
+            await sender.close()
+
+    run(work())
+
+
 def test_a_session_that_never_connects_and_one_that_goes_silent_are_let_go():
     async def work():
         server = live_server(connect=0.3)
@@ -225,6 +284,37 @@ def test_pages_of_other_origins_and_rebound_names_are_refused():
     run(work())
 
 
+async def first_line(url: str, request: bytes) -> bytes:
+    """Of the answer to bytes that no HTTP client would send."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))
+    writer.write(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
+    line = await reader.readline()
+    writer.close()
+    return line
+
+
+def test_requests_that_make_no_sense_are_refused_and_leave_no_trace_in_the_log(caplog):
+    async def work():
+        async with serving(live_server(ServeConfig(token=TOKEN))) as (url, _):
+            for status, request in (
+                (401, b"GET /api/about HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xe4bc\r\n\r\n"),
+                (403, b"GET / HTTP/1.1\r\nHost: x\r\nOrigin: http://[\r\n\r\n"),
+                (404, b"GET /page/" + 300 * b"a" + b".js HTTP/1.1\r\nHost: x\r\n\r\n"),
+                (404, b"GET /page/a%00.js HTTP/1.1\r\nHost: x\r\n\r\n"),
+            ):
+                assert (await first_line(url, request)).split()[1] == str(status).encode(), request
+        async with serving(live_server()) as (url, _):
+            for host in (b"[", b"[::1", b"\xff"):
+                line = await first_line(url, b"GET /api/about HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+                assert line.split()[1] == b"421"
+            head = b"POST /whip HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/sdp\r\n"
+            line = await first_line(url, head + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd")
+            assert line.split()[1] == b"400"
+
+    run(work())
+    assert not [r for r in caplog.records if r.name.startswith("streamfix")]
+
+
 def test_the_token_is_never_logged_and_answers_tell_nothing_of_the_inside(caplog):
     caplog.set_level(logging.DEBUG)
 
@@ -263,16 +353,40 @@ def test_beyond_loopback_a_token_is_needed():
         ServeConfig(host="0.0.0.0")
     with pytest.raises(UsageError, match="16 characters"):
         ServeConfig(host="0.0.0.0", token="short")
+    for wrong in ("pässwörter-sind-lang", f" {TOKEN}", f"{TOKEN}\n"):
+        with pytest.raises(UsageError, match="ASCII"):
+            ServeConfig(token=wrong)
     ServeConfig(host="0.0.0.0", token=TOKEN)
     assert all(is_loopback(h) for h in ("localhost", "127.0.0.1", "127.8.9.1", "[::1]", "::1"))
     assert not any(is_loopback(h) for h in ("0.0.0.0", "example.org", "192.168.1.4", "localhost.evil.org"))
+
+
+def test_the_printed_address_can_be_opened():
+    assert address("127.0.0.1", 8080, tls=False, token=None) == "http://127.0.0.1:8080/"
+    url = urlsplit(address("0.0.0.0", 1, tls=True, token="kVh2+Zq9/0aB+cD3&eF4"))
+    assert (url.scheme, parse_qs(url.fragment)) == (
+        "https",
+        {"token": ["kVh2+Zq9/0aB+cD3&eF4"]},
+    )  # as the page reads it
+    assert ":" in urlsplit(address("::", 8080, tls=False, token=TOKEN)).hostname  # nobody listens on IPv4
+
+
+@pytest.mark.parametrize("wrong", ["inf", "nan"])
+def test_a_bitrate_is_a_number(wrong):
+    done = CliRunner().invoke(app, ["live", "--model", "passthrough", "--port", "0", "--bitrate", wrong])
+    assert done.exit_code == 2
+    assert "--bitrate" in done.output
 
 
 def test_ice_servers_are_read_and_their_passwords_kept_out_of_messages():
     turn = parse_ice_server("turn:me:secret:word@turn.example:3478?transport=tcp")
     assert (turn.url, turn.username, turn.credential) == ("turn:turn.example:3478?transport=tcp", "me", "secret:word")
     assert "secret" not in repr(turn)
-    for wrong in ("example.org", "stun:", "turn:host", "turn:me@host", "ftp:me:secret@host"):
+    assert parse_ice_server("stun:stun.example:19302").url == "stun:stun.example:19302"
+    for wrong in (
+        *("example.org", "stun:", "turn:host", "turn:me@host", "ftp:me:secret@host"),
+        *("stun:host:abc", "stun:[::1]:9", "stun:host:0", "stun:host:65536", "turn:me:secret@host:1?transport=smoke"),
+    ):
         with pytest.raises(UsageError) as error:
             parse_ice_server(wrong)
         assert "secret" not in str(error.value)

@@ -9,7 +9,7 @@ import time
 import av
 import numpy as np
 import pytest
-from aiortc import RTCPeerConnection
+from aiortc import RTCPeerConnection, RTCSessionDescription
 from live_server import (
     LOCAL,
     Picture,
@@ -17,6 +17,7 @@ from live_server import (
     connect,
     live_server,
     offer_of,
+    post,
     run,
     serving,
     until,
@@ -29,6 +30,7 @@ from streamfix.media.source import open_source
 from streamfix.serve.audio import AudioEncoder, Delay
 from streamfix.serve.encode import LOWEST_BITRATE, VideoEncoder
 from streamfix.serve.rate import RateControl
+from streamfix.serve.run import _sinks
 from streamfix.serve.sinks import Recording, VirtualCamera, numbered
 from streamfix.serve.source import LiveInput, parse_input, shown_name
 from streamfix.serve.tls import self_signed
@@ -178,6 +180,38 @@ def test_a_viewer_sees_a_held_frame_and_then_the_next_sender():
     run(work())
 
 
+async def sent_and_gone(http, url: str, *, until_left=None) -> None:
+    """A sender comes, and leaves with a good-bye."""
+    sender, sdp = await whip_offer()
+    headers = await connect(sender, http, f"{url}/whip", sdp)
+    if until_left is not None:
+        await until_left()
+    async with http.delete(url + headers["Location"]) as answer:
+        assert answer.status == 200
+    await sender.close()
+
+
+def test_a_viewer_whose_handshake_outlasts_the_sender_sees_the_next_one():
+    async def work():
+        async with serving(live_server()) as (url, http):
+            watcher, sdp = await whep_offer()
+            got = Received(watcher)
+            answers = []
+
+            async def ask():
+                answers.append(await post(http, f"{url}/whep", sdp))
+
+            await sent_and_gone(http, url, until_left=ask)
+            await watcher.setRemoteDescription(RTCSessionDescription(sdp=answers[0][1], type="answer"))
+            await until(lambda: watcher.connectionState == "connected")
+            sender, sdp = await whip_offer()
+            await connect(sender, http, f"{url}/whip", sdp)
+            await until(lambda: got.video and got.video[-1][1].to_ndarray(format="gray").mean() > 50)  # not held
+            await asyncio.gather(sender.close(), watcher.close())
+
+    run(work())
+
+
 def test_the_server_says_goodbye_and_leaves_nothing_behind():
     async def work():
         server = live_server()
@@ -196,8 +230,10 @@ def test_the_server_says_goodbye_and_leaves_nothing_behind():
             channel.send('{"type": "settings", "strength": "much"}')
             channel.send('{"type": "settings", "model": "../../etc"}')
             channel.send("[1, 2")
+            channel.send('{"type": "settings", "strength": ' + "9" * 400 + "}")
+            channel.send("[" * 3900)
             await until(lambda: any('"strength": 0.25' in m for m in said))
-            await until(lambda: sum('"type": "error"' in m for m in said) == 3)
+            await until(lambda: sum('"type": "error"' in m for m in said) == 5)
             await server.close()
             await until(lambda: any("going down" in m for m in said))
             assert (await http.get(f"{url}/healthz")).status == 503
@@ -473,6 +509,60 @@ def test_a_stream_is_recorded_beside_serving_with_picture_and_sound_in_sync(tmp_
     assert np.all(np.diff(seconds["video"]) > 0)
     assert abs(seconds["video"][-1] - seconds["audio"][-1]) < 0.5
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_recording_ends_when_the_sender_and_then_the_last_viewer_have_left(tmp_path):
+    path = tmp_path / "recorded.mkv"
+
+    async def work():
+        server = live_server(make_sinks=lambda dropped: [Recording(path, dropped=dropped, note="")])
+        async with serving(server) as (url, http):
+            watcher, sdp = await whep_offer()
+            got = Received(watcher)
+
+            async def watch():
+                await connect(watcher, http, f"{url}/whep", sdp)
+                await until(lambda: len(got.video) > 5)
+
+            await sent_and_gone(http, url, until_left=watch)
+            assert server.main_if_any is not None  # the viewer waits for the next sender
+            await watcher.close()
+            await until(path.exists)
+            assert server.main_if_any is None
+
+    run(work())
+
+
+def test_a_recording_of_another_day_stays_and_every_sender_is_recorded(tmp_path):
+    (tmp_path / "x-2.mkv").write_bytes(b"precious")
+
+    async def work():
+        server = live_server(make_sinks=_sinks(tmp_path / "x.mkv", False, False, "note"))
+        async with serving(server) as (url, http):
+            for name in ("x.mkv", "x-3.mkv"):
+
+                async def seen():
+                    await until(lambda: server.main.figures.frames > 3)
+
+                await sent_and_gone(http, url, until_left=seen)
+                await until((tmp_path / name).exists)
+        assert (tmp_path / "x-2.mkv").read_bytes() == b"precious"
+
+    run(work())
+
+
+def test_where_nothing_can_be_recorded_no_sender_is_taken():
+    def fail(_dropped):
+        raise OutputError("the disk is full")
+
+    async def work():
+        async with serving(live_server(make_sinks=fail)) as (url, http):
+            for _ in range(2):  # the second would go unrecorded
+                sender, sdp = await whip_offer()
+                assert (await post(http, f"{url}/whip", sdp))[0] == 500
+                await sender.close()
+
+    run(work())
 
 
 def test_recordings_that_cannot_be_are_told_at_the_start(tmp_path):

@@ -249,6 +249,44 @@ def test_detail_comes_although_the_model_is_done_within_every_frame(monkeypatch)
     detail.stop()
 
 
+def test_detail_that_was_under_way_when_all_was_forgotten_is_forgotten_too():
+    image = np.random.default_rng(0).random((512, 512, 3), dtype=np.float32) * 0.5
+    running, go = threading.Event(), threading.Event()
+
+    def restore(crops):
+        running.set()
+        go.wait(5)
+        return [c.image + np.float32(0.25) for c in crops]
+
+    detail = Detail(restore)
+    detail.lay([crop(image)])
+    assert running.wait(5)
+    detail.clear()
+    go.set()
+    time.sleep(0.1)
+    assert detail.lay([crop(image)])[0] is None
+    detail.renew([crop(image)], [image + np.float32(0.25)])
+    detail.clear()
+    assert detail.lay([crop(image)])[0] is None
+    detail.stop()
+
+
+def test_a_model_that_was_off_knows_nothing_of_the_faces_before():
+    work = engine(Plan(fresh=False))
+    with open_source(SAMPLE) as source:
+        for _, entry in zip(range(14), source, strict=False):
+            looked = work.look(entry)
+            work.finish(looked)
+    (face,) = looked.crops
+    lay_until(work._detail, [face], lambda r: r[0] is not None)
+    memory = work._memory
+    work.change(Settings(model="passthrough"))
+    work.change(Settings())
+    assert work._detail.lay([face])[0] is None  # another face may bear its number now
+    assert work._memory is not memory
+    work.stop()
+
+
 def test_the_face_that_has_waited_longest_is_restored_first():
     calls = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
@@ -72,6 +73,7 @@ def live(
     The page takes the browser's camera and shows the result; OBS, GStreamer and FFmpeg send to /whip, any WHEP player watches
     /whep. /healthz and /metrics tell how it does. Ctrl-C says good-bye to everybody.
     """
+    import math
     import os
 
     from streamfix.allocator import share_arenas
@@ -88,6 +90,8 @@ def live(
         parse_input(input_)  # a typing mistake is told before the models are loaded
     if self_signed and tls_cert is not None:
         raise UsageError("--self-signed and --tls-cert exclude each other; give one of them")
+    if not math.isfinite(bitrate):
+        raise UsageError("--bitrate takes a number of Mb/s, like 8")
     context = fingerprint = None
     if self_signed or tls_cert is not None or tls_key is not None:
         context, fingerprint = server_context(tls_cert, tls_key, hosts=own_names(host))
@@ -105,10 +109,8 @@ def live(
     set_up(as_json=log_json)
 
     def ready(actual: int) -> None:
-        name = own_names(host)[0]
-        address = f"{'https' if context else 'http'}://{f'[{name}]' if ':' in name else name}:{actual}/"
-        secret = f"#token={token}" if token else ""  # behind the #: browsers keep it to themselves
-        out.print(f"streamfix live: {address}{secret}", highlight=False, markup=False, soft_wrap=True)
+        url = address(host, actual, tls=context is not None, token=token)
+        out.print(f"streamfix live: {url}", highlight=False, markup=False, soft_wrap=True)
         if fingerprint:
             out.print(f"certificate SHA-256: {fingerprint}", highlight=False, markup=False, soft_wrap=True)
         elif context is None and not is_loopback(host):
@@ -140,3 +142,13 @@ def live(
         await serve(server, source=input_, tls=context, ready=ready)
 
     asyncio.run(main())
+
+
+def address(host: str, port: int, *, tls: bool, token: str | None) -> str:
+    """The URL to open for a server that listens there."""
+    from streamfix.serve.tls import own_names
+
+    names = own_names(host)
+    name = next(n for n in names if ":" in n) if host == "::" else names[0]  # asyncio takes :: for IPv6 alone
+    secret = f"#token={quote(token, safe='')}" if token else ""  # behind the #: browsers keep it to themselves
+    return f"{'https' if tls else 'http'}://{f'[{name}]' if ':' in name else name}:{port}/{secret}"

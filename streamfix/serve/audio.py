@@ -28,7 +28,8 @@ class AudioEncoder:
 
     def __init__(self, *, clock: Clock) -> None:
         self._clock = clock
-        self._resampler = AudioResampler(format="s16", layout="stereo", rate=SAMPLE_RATE, frame_size=_FRAME)
+        self._format: tuple[str, str, int] | None = None
+        self._resampler = _resampler()
         context = av.CodecContext.create("libopus", "w")
         assert isinstance(context, AudioCodecContext)
         context.bit_rate, context.format, context.layout = _BITRATE, AudioFormat("s16"), AudioLayout("stereo")
@@ -43,6 +44,8 @@ class AudioEncoder:
         now = round((self._clock() - self._origin) * SAMPLE_RATE)
         if abs(now - self._next) > _JUMP:
             self._next = now
+        if (form := (frame.format.name, frame.layout.name, frame.sample_rate)) != self._format:
+            self._format, self._resampler = form, _resampler()  # one takes one kind of sound for its whole life
         packets = []
         frame.pts = None
         for part in self._resampler.resample(frame):
@@ -52,6 +55,10 @@ class AudioEncoder:
                 self._next += _FRAME
                 packets.append(packet)
         return packets
+
+
+def _resampler() -> AudioResampler:
+    return AudioResampler(format="s16", layout="stereo", rate=SAMPLE_RATE, frame_size=_FRAME)
 
 
 class Delay:

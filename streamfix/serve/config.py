@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import secrets
 from dataclasses import dataclass, field
 
@@ -60,6 +61,12 @@ class ServeConfig:
             raise UsageError(f"listening on {self.host} needs a token; leave it to be chosen, or give --token")
         if self.token is not None and len(self.token) < 16:
             raise UsageError("the token is too short to keep anybody out; give at least 16 characters")
+        if self.token is not None and not (
+            self.token.isascii() and self.token.isprintable() and self.token == self.token.strip()
+        ):
+            raise UsageError(
+                "a header cannot carry this token; use printable ASCII characters, with no blanks around them"
+            )
 
 
 def is_loopback(host: str) -> bool:
@@ -80,9 +87,12 @@ def new_token() -> str:
 
 def parse_ice_server(spec: str) -> IceServer:
     """`stun:HOST[:PORT]` or `turn:[USER:PASSWORD@]HOST[:PORT][?transport=udp|tcp]`. Raises UsageError."""
-    scheme, colon, rest = spec.partition(":")
+    scheme, _, rest = spec.partition(":")
     user, at, host = rest.rpartition("@")
-    if not colon or scheme not in ("stun", "turn", "turns") or not host or (scheme == "stun" and at):
+    # as aiortc reads it, which leaves IPv6 addresses out
+    address = re.fullmatch(r"[^\s:?/\[\]]+(?::([0-9]{1,5}))?(\?transport=(?:udp|tcp))?", host)
+    fits = address is not None and 0 < int(address[1] or 3478) < 65536
+    if not fits or scheme not in ("stun", "turn", "turns") or (scheme == "stun" and (at or "?" in host)):
         raise UsageError(
             f"{spec.split('@')[-1]!r} is no ICE server; write stun:HOST:PORT or turn:USER:PASSWORD@HOST:PORT"
         )

@@ -65,6 +65,7 @@ class Detail:
         self._kept: dict[int, _Kept] = {}
         self._offered: list[Crop] | None = None
         self._number = 0
+        self._time = 0
         self._error: BaseException | None = None
         self._stopped = False
         self._thread = threading.Thread(target=self._work, name="live-detail", daemon=True)
@@ -96,6 +97,13 @@ class Detail:
             for crop, picture in zip(crops, restored, strict=True):
                 self._keep(crop, picture, at_once=True)
             self._forget()
+
+    def clear(self) -> None:
+        """Forget every track: their numbers will be those of other faces."""
+        with self._state:
+            self._time += 1
+            self._kept.clear()
+            self._offered = None
 
     def stop(self) -> None:
         """End the thread."""
@@ -147,6 +155,7 @@ class Detail:
                     return
                 crops = self._due(self._offered or [])
                 self._offered = None
+                begun = self._time
             try:
                 pictures = self._restore(crops)
             except BaseException as error:
@@ -154,6 +163,8 @@ class Detail:
                     self._error = error
                 return
             with self._state:
+                if begun != self._time:
+                    continue  # cleared meanwhile
                 for crop, picture in zip(crops, pictures, strict=True):
                     self._keep(crop, picture)
 

@@ -13,7 +13,7 @@ import av
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 
-from streamfix.media.color import copy_picture
+from streamfix.serve.colors import STANDARD, Colors, colors_of, even, plain
 from streamfix.serve.figures import Clock
 from streamfix.serve.levels import Receiver, fitted, level_for
 
@@ -56,7 +56,7 @@ class VideoEncoder:
     """Pictures in, packets out, one for one.
 
     bitrate: bits a second; frame_rate: of the source; both may be set at any time. receiver: larger pictures than it takes are
-    scaled down.
+    scaled down. H.264 says how its samples are to be read, and keeps the picture's; VP8 cannot say it, and is always BT.601.
     """
 
     def __init__(self, codec: Codec, *, bitrate: int, clock: Clock, receiver: Receiver | None = None) -> None:
@@ -65,29 +65,26 @@ class VideoEncoder:
         self._clock, self._receiver = clock, receiver or Receiver()
         self._most = _HIGHEST
         self._context: VideoCodecContext | None = None
+        self._colors = STANDARD
         self._begun = 0.0
         self._last_pts = -1
 
     def encode(self, picture: av.VideoFrame, *, pts: int, key: bool = False) -> list[av.Packet[Any]]:
         """Packets of one picture. pts: in ticks of 1/90000 s. key: make it one from which a viewer can begin."""
         size = fitted(picture.width, picture.height, self._receiver, frame_rate=self.frame_rate)
-        if size != (picture.width, picture.height):
-            picture = picture.reformat(*size, format="yuv420p", interpolation="AREA")
-        elif picture.format.name != "yuv420p":
-            picture = picture.reformat(format="yuv420p")
-        elif picture.width % 2 or picture.height % 2:
-            picture = copy_picture(picture)
-        context = self._ready(picture.width, picture.height)
+        colors = colors_of(picture) if self.codec == "H264" else STANDARD
+        picture = plain(picture, even(*size), colors)
+        context = self._ready(picture.width, picture.height, colors)
         # a picture may go to several encoders: the kind of frame and the time are set anew by each
         picture.pts, picture.time_base = max(pts, self._last_pts + 1), TIME_BASE
         self._last_pts = picture.pts
         picture.pict_type = PictureType.I if key else PictureType.NONE
         return list(context.encode(picture))
 
-    def _ready(self, width: int, height: int) -> VideoCodecContext:
+    def _ready(self, width: int, height: int, colors: Colors) -> VideoCodecContext:
         context = self._context
         bitrate = min(self.bitrate, self._most)
-        if context is not None and (context.width, context.height) == (width, height):
+        if context is not None and (context.width, context.height, self._colors) == (width, height, colors):
             change = abs(bitrate - (context.bit_rate or 0)) / max(context.bit_rate or 1, 1)
             if self.codec == "H264":
                 if change > _LEAST_CHANGE:
@@ -95,6 +92,7 @@ class VideoEncoder:
                 return context
             if change <= _VP8_LEAST_CHANGE or self._clock() - self._begun < _VP8_PATIENCE:
                 return context  # libvpx needs a new encoder, and that is a key frame
+        self._colors = colors
         self._context = context = self._open(width, height)
         self._begun = self._clock()
         if self.codec == "H264":
@@ -112,6 +110,7 @@ class VideoEncoder:
         context.thread_count = 1
         context.options = dict(_OPTIONS[self.codec])
         if self.codec == "H264":
+            write_tags(context, self._colors)
             context.profile = "Baseline"
             context.max_b_frames = 0
             # x264 changes its bitrate while it runs only where it was opened for a constant one, and never beyond that: it is
@@ -123,3 +122,9 @@ class VideoEncoder:
             rate = str(self.bitrate)
             context.options |= {"minrate": rate, "maxrate": rate, "bufsize": str(self.bitrate // 2)}
         return context
+
+
+def write_tags(context: VideoCodecContext, colors: Colors) -> None:
+    """Have an encoder say in its stream how the samples are to be read."""
+    context.colorspace, context.color_range = colors.matrix, colors.range
+    context.color_primaries, context.color_trc = colors.primaries, colors.transfer

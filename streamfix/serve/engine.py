@@ -117,7 +117,10 @@ class Engine:
         if settings.faces != self._settings.faces:
             self._follower.select = parse_select(settings.faces, self._detector)
         if self._models.changes(settings.model) and not self._models.changes(self._settings.model):
-            self._follower = LiveFollower(select=self._follower.select)  # what it knew was long ago
+            # what they knew was long ago, and the tracks of a new follower are numbered from 0 again
+            self._follower = LiveFollower(select=self._follower.select)
+            self._memory = self._models.memory()
+            self._detail.clear()
         self._settings = settings
 
     def check(self, settings: Settings) -> None:

@@ -16,6 +16,7 @@ import av
 
 from streamfix.errors import StreamfixError
 from streamfix.serve.audio import AudioEncoder, Delay
+from streamfix.serve.colors import STANDARD, tag
 from streamfix.serve.encode import CLOCK_RATE
 from streamfix.serve.engine import Engine, Looked, Restored
 from streamfix.serve.figures import Figures
@@ -33,7 +34,8 @@ Key = tuple[str, View, int, Receiver]
 
 _HELD_EVERY = 0.5
 _SILENCE = 1.5
-"""Seconds without a picture after which the last one is held, with a notice."""
+_INTERVALS = 3
+"""Seconds without a picture, and intervals of a slow source, after which the last one is held, with a notice."""
 
 
 class Sink(Protocol):
@@ -69,6 +71,7 @@ class Feed:
         self._origin = figures.clock()
         self._offset: float | None = None
         self._last: tuple[av.VideoFrame, float] | None = None
+        self._gap = 0.0  # between the last two pictures: all that is known of a source that has just begun
         self._last_stamp = 0.0
         self.state: State = "waiting"
         self.notice = "waiting for the camera"
@@ -87,6 +90,7 @@ class Feed:
         if not self._viewers and not self._sinks:  # nobody looks: nothing to do
             self._offset = None
             return
+        tag(frame.picture)  # by its own size: beside another it is twice as wide
         self._scheduler.submit(frame)
 
     def hear(self, frame: av.AudioFrame) -> None:
@@ -170,6 +174,7 @@ class Feed:
             "restorations": round(self.figures.rate("restore"), 1),
             "viewers": len(self._viewers),
             "width": self._last[0].width if self._last is not None else 0,
+            "height": self._last[0].height if self._last is not None else 0,
         }
 
     def _join(self, viewer: Viewer) -> None:
@@ -214,6 +219,7 @@ class Feed:
             self._offset = clock - self._origin - done.frame.time
         stamp = done.frame.time + self._offset
         self._send(done.frame.picture, done.before, stamp)
+        self._gap = clock - self._last[1] if self._last is not None else 0.0
         self._last = done.frame.picture, clock
         self.state = "live"
         self.figures.went(clock - arrived, faces=done.faces)
@@ -254,7 +260,8 @@ class Feed:
             await asyncio.sleep(_HELD_EVERY)
             now = self.figures.clock()
             last = self._last
-            if self.state in ("failed", "closed") or (last is not None and now - last[1] < _SILENCE):
+            silence = max(_SILENCE, _INTERVALS * (self.figures.interval or self._gap))
+            if self.state in ("failed", "closed") or (last is not None and now - last[1] < silence):
                 continue
             if not self._viewers and not (self._sinks and last is not None):
                 continue
@@ -298,6 +305,7 @@ class Feed:
 
 def as_frame(picture: av.VideoFrame, *, index: int, time: float | None = None) -> Frame:
     """A received picture as the pipeline's Frame. time: seconds, where the picture's own pts is not to be used."""
+    tag(picture, matrix=STANDARD.matrix)
     if time is not None or picture.pts is None or picture.time_base is None:
         base = Fraction(1, CLOCK_RATE)
         return Frame(picture=picture, index=index, pts=round((time or 0.0) * CLOCK_RATE), time_base=base)

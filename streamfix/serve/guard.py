@@ -63,7 +63,7 @@ def middlewares(config: ServeConfig, metrics: Metrics) -> list[Middleware]:
         if config.token is None and not _known(host, config):
             return refuse(421, "this server is not called by that name; use localhost, or give --allow-host")
         origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and not _same(origin, host):
             return refuse(403, "pages of other origins may not call this server")
         if request.headers.get("Sec-Fetch-Site") == "cross-site" and request.method != "GET":
             return refuse(403, "pages of other origins may not call this server")
@@ -74,8 +74,18 @@ def middlewares(config: ServeConfig, metrics: Metrics) -> list[Middleware]:
     return [covered, guarded]
 
 
+def _same(origin: str, host: str) -> bool:
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:  # "http://["
+        return False
+
+
 def _known(host: str, config: ServeConfig) -> bool:
-    name = urlsplit(f"//{host}").hostname or ""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
     return is_loopback(name) or name.lower() in {h.lower() for h in config.allowed_hosts}
 
 
@@ -89,4 +99,5 @@ def _public(request: web.Request) -> bool:
 def _has_token(request: web.Request, token: str) -> bool:
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     # only in a header: what stands in a URL ends up in logs and histories
-    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
+    given_bytes = given.strip().encode("utf-8", "surrogateescape")  # headers may hold any bytes
+    return scheme.lower() == "bearer" and hmac.compare_digest(given_bytes, token.encode())

@@ -6,6 +6,7 @@ import av
 import numpy as np
 
 from streamfix._cv2 import cv2
+from streamfix.serve.colors import STANDARD, colors_of, plain
 from streamfix.types import Image
 
 _DIM = 0.35
@@ -15,6 +16,7 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 def held_picture(last: av.VideoFrame | None, text: str) -> av.VideoFrame:
     """A picture (yuv420p) to show while none comes. last: the latest one, None where there was none."""
     image: Image
+    colors = STANDARD if last is None else colors_of(last)  # others would begin the encoders anew
     if last is None:
         image = np.full((360, 640, 3), 24, dtype=np.uint8)
     else:
@@ -28,4 +30,7 @@ def held_picture(last: av.VideoFrame | None, text: str) -> av.VideoFrame:
     thick = max(1, round(2 * scale))
     place = ((width - wide) // 2, (height + high) // 2)
     cv2.putText(image, text, place, _FONT, scale, (235, 235, 235), thick, cv2.LINE_AA)
-    return av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p")
+    held = plain(av.VideoFrame.from_ndarray(image, format="rgb24"), (width, height), colors)
+    held.colorspace, held.color_range = colors.matrix, colors.range
+    held.color_primaries, held.color_trc = colors.primaries, colors.transfer
+    return held

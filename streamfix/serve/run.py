@@ -90,7 +90,9 @@ def _sinks(record: Path | None, overwrite: bool, virtual_camera: bool, note: str
     def make(dropped: Callable[[str], None]) -> list[Sink]:
         sinks: list[Sink] = []
         if record is not None:
-            sinks.append(Recording(numbered(record, next(numbers)), dropped=dropped, note=note, overwrite=overwrite))
+            names = (numbered(record, number) for number in numbers)
+            path = next(path for path in names if overwrite or not path.exists())  # a file of another day stays
+            sinks.append(Recording(path, dropped=dropped, note=note, overwrite=overwrite))
         if virtual_camera:
             sinks.append(VirtualCamera())
         return sinks

@@ -53,7 +53,6 @@ class LiveServer:
         self._make_engine, self._models, self._choose_faces = make_engine, models, choose_faces
         self._make_sinks = make_sinks
         self.sessions: dict[str, Session] = {}
-        self._opening = dict.fromkeys(_PATHS.values(), 0)
         self._main: Feed | None = None
         self._publisher: Session | None = None
         self.input_name: str | None = None
@@ -66,8 +65,9 @@ class LiveServer:
     def main(self) -> Feed:
         """The stream that WHEP viewers watch: of a WHIP sender, or of the server's own input. Made when first asked for."""
         if self._main is None:
+            sinks = self._make_sinks(self.metrics.dropped)  # first: where it raises no stream stays that lacks them
             self._main = self.new_feed(self._main_ended)
-            for sink in self._make_sinks(self.metrics.dropped):
+            for sink in sinks:
                 self._main.add(sink)
         return self._main
 
@@ -148,13 +148,12 @@ class LiveServer:
         return _static(request.match_info["name"])
 
     async def _about(self, _request: web.Request) -> web.Response:
-        main = self._main
         return web.json_response(
             {
                 "version": __version__,
                 "models": self._models,
                 "faces": list(FACES) if self._choose_faces else [],
-                "live": main is not None and main.state in ("live", "held"),
+                "live": self._publisher is not None,
                 "input": self.input_name is not None,
                 "limits": {"width": self.config.limits.width, "height": self.config.limits.height},
                 "ice_servers": [
@@ -198,19 +197,15 @@ class LiveServer:
             return refuse(error.status, str(error))
         if (refusal := self._no_room(kind)) is not None:
             return refusal
-        self._opening[kind] += 1
+        session = self._open(kind, compare=request.query.get("view") == "compare")
         try:
-            session = self._open(kind, compare=request.query.get("view") == "compare")
-            try:
-                answer = await session.answer(offer)
-            except OfferError as error:
-                await session.close("offer refused")
-                return refuse(error.status, str(error))
-            except BaseException:
-                await session.close("offer failed")
-                raise
-        finally:
-            self._opening[kind] -= 1
+            answer = await session.answer(offer)
+        except OfferError as error:
+            await session.close("offer refused")
+            return refuse(error.status, str(error))
+        except BaseException:
+            await session.close("offer failed")
+            raise
         headers = {"Location": f"/{name}/{session.id}", "ETag": session.etag, "Accept-Patch": FRAGMENT}
         response = web.Response(status=201, body=answer.encode(), headers=headers, content_type=SDP)
         for server in self.config.ice_servers:
@@ -254,7 +249,8 @@ class LiveServer:
         limits = self.config.limits
         if self._stopping:
             return refuse(503, "the server is going down")
-        count = self._opening[kind] + sum(s.kind == kind for s in self.sessions.values())
+        # who is closing has given up the place: the page comes back at once when its settings change
+        count = sum(s.kind == kind and not s.closing for s in self.sessions.values())
         later = {"Retry-After": "5"}
         if kind == "camera" and count >= limits.cameras:
             return refuse(503, "all places are taken; try again in a moment", **later)
@@ -290,9 +286,11 @@ class LiveServer:
             self._publisher = None
             session.feed.say("the sender has left; waiting for it to come back")
             session.feed.restart()
-            if not session.feed.viewers and session.feed is self._main and not self._stopping:
-                self._main = None
-                self._spawn(session.feed.close())
+        # whoever is on the main stream, connected or about to be, waits for the next sender; after the last one it is over
+        feed, used = self._main, any(s.feed is self._main for s in self.sessions.values())
+        if feed is not None and not used and self.input_name is None and not self._stopping:
+            self._main = None
+            self._spawn(feed.close())
 
 
 class _MainTaker:
@@ -330,6 +328,8 @@ async def _body(request: web.Request) -> str:
         return (await request.read()).decode("utf-8")  # more than the limit raises 413
     except UnicodeDecodeError as error:
         raise web.HTTPBadRequest(reason="the body is not UTF-8 text") from error
+    except web.RequestPayloadError as error:
+        raise web.HTTPBadRequest(reason="the body is not what its Content-Encoding says") from error
 
 
 def _accepts(request: web.Request, kind: str) -> bool:
@@ -358,8 +358,10 @@ _TYPES = {
 def _static(name: str) -> web.Response:
     """One of the page's own files."""
     kind = _TYPES.get(name[name.rfind(".") :])
-    file = resources.files("streamfix.serve").joinpath("page").joinpath(name)
-    if kind is None or "/" in name or "\\" in name or not file.is_file():
+    # looked up among them: a name that somebody sends never becomes a path
+    files = resources.files("streamfix.serve").joinpath("page").iterdir()
+    file = next((file for file in files if file.name == name), None)
+    if kind is None or file is None:
         return refuse(404, "there is no such page")
     response = web.Response(body=file.read_bytes(), content_type=kind)
     if kind != "image/png":

@@ -77,6 +77,11 @@ class Session:
         self._pc.on("datachannel", self._on_channel)
         self._pc.on("connectionstatechange", self._on_state)
 
+    @property
+    def closing(self) -> bool:
+        """Whether its end has begun."""
+        return self._closing is not None
+
     # --- the handshake ---
 
     async def answer(self, offer: Offer) -> str:
@@ -200,7 +205,7 @@ class Session:
                     self.feed.key_frame(self._viewer)
                 case kind:
                     raise ValueError(f"unknown message {str(kind)[:20]!r}")
-        except (ValueError, TypeError, UsageError) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError, UsageError) as error:
             self._say({"type": "error", "message": str(error)[:200]})
 
     def _say(self, message: dict[str, Any]) -> None:

@@ -19,7 +19,8 @@ from streamfix import __version__
 from streamfix.errors import DependencyError, OutputError, UsageError
 from streamfix.media.color import copy_picture
 from streamfix.media.part import explain, part_of, prepare
-from streamfix.serve.encode import CLOCK_RATE, TIME_BASE
+from streamfix.serve.colors import STANDARD, colors_of, even, plain
+from streamfix.serve.encode import CLOCK_RATE, TIME_BASE, write_tags
 from streamfix.serve.viewers import Packet
 
 _log = logging.getLogger(__name__)
@@ -48,8 +49,8 @@ class Recording:
         self._video: VideoStream | None = None
         self._audio: av.AudioStream | None = None
         self._began: float | None = None
+        self._colors = STANDARD
         self._last = {"video": -1, "audio": -1}
-        self._broken = False
         self._thread = threading.Thread(target=self._work, name="live-record", daemon=True)
         self._thread.start()
 
@@ -75,14 +76,16 @@ class Recording:
     def _work(self) -> None:
         try:
             while (item := self._items.get()) is not None:
-                if not self._broken:
-                    self._take(item)
-            self._finish()
+                self._take(item)
         except (OSError, av.error.FFmpegError) as error:
-            self._broken = True
             _log.error("the recording ends: %s", explain(error, self.path))
             while self._items.get() is not None:  # whoever shows must not wait
                 pass
+            return
+        try:
+            self._finish()
+        except (OSError, av.error.FFmpegError) as error:  # the last item has been taken: there is none to wait for
+            _log.error("the recording cannot be finished: %s", explain(error, self.path))
 
     def _take(self, item: tuple[av.VideoFrame, float] | tuple[Packet, float, int]) -> None:
         if len(item) == 2:
@@ -90,7 +93,7 @@ class Recording:
             container, video = self._open(picture)
             if self._began is None:
                 self._began = stamp
-            picture = picture.reformat(width=video.width, height=video.height, format="yuv420p")
+            picture = plain(picture, (video.width, video.height), self._colors)
             picture.pts, picture.time_base = self._next("video", stamp, CLOCK_RATE), TIME_BASE
             container.mux(video.encode(picture))
         elif self._container is not None and self._began is not None and self._audio is not None:
@@ -115,7 +118,9 @@ class Recording:
             container = av.open(str(part_of(self.path)), "w", options=options)
             container.metadata["enhanced"] = self._note
             video = container.add_stream("libx264", rate=30, options=dict(_QUALITY))
-            video.width, video.height = picture.width // 2 * 2, picture.height // 2 * 2
+            video.width, video.height = even(picture.width, picture.height)
+            self._colors = colors_of(picture)
+            write_tags(video.codec_context, self._colors)
             video.pix_fmt, video.codec_context.time_base = "yuv420p", TIME_BASE
             video.time_base, video.codec_context.gop_size = TIME_BASE, 60
             audio = container.add_stream("libopus", rate=48_000)

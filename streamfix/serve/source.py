@@ -20,6 +20,7 @@ import numpy as np
 from streamfix._cv2 import cv2
 from streamfix.errors import InputError, UsageError
 from streamfix.media import facts
+from streamfix.serve.colors import STANDARD, plain, turned
 from streamfix.serve.encode import CLOCK_RATE
 from streamfix.types import Frame
 
@@ -30,6 +31,12 @@ _LONGEST_WAIT = 15.0
 _SETTLED = 10.0
 """Seconds of pictures after which the next failure waits shortly again."""
 _TIMEOUT = 5.0
+_FRAME = 0.04
+"""Seconds of a picture that does not say how long it is shown."""
+_BACK, _AHEAD = 1.0, 10.0
+"""Seconds by which a picture may come before its time or after it; beyond that the source's clock has been set."""
+_LONGEST_STILL = 1.0
+"""Seconds that a picture from afar may be waited for."""
 _LATE = 0.25
 """Seconds by which a file may fall behind its clock before the clock gives in."""
 _SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "srt", "udp")
@@ -74,6 +81,7 @@ class LiveInput:
         self._wait, self._longest = wait, longest
         self._stopped = threading.Event()
         self._index = 0
+        self._shown: tuple[float, float] | None = None  # when the first picture of this attempt came, and the last
         self.attempts = 0
         self._thread = threading.Thread(target=self._run, name="live-input", daemon=True)
 
@@ -90,7 +98,7 @@ class LiveInput:
     def _run(self) -> None:
         wait = self._wait
         while not self._stopped.is_set():
-            began, self.attempts = time.monotonic(), self.attempts + 1
+            self.attempts, self._shown = self.attempts + 1, None
             try:
                 self._taker.restart()
                 self._play()
@@ -100,7 +108,7 @@ class LiveInput:
                 reason = str(error) if isinstance(error, InputError) else f"cannot be read ({type(error).__name__})"
             if self._stopped.is_set():
                 return
-            if time.monotonic() - began > _SETTLED:
+            if self._shown is not None and self._shown[1] - self._shown[0] > _SETTLED:
                 wait = self._wait
             pause = wait * random.uniform(0.8, 1.2)  # many servers must not come back at one moment
             _log.warning("the input %s %s; trying again in %.1f s", self.name, reason, pause)
@@ -117,16 +125,13 @@ class LiveInput:
                 self._taker.hear(entry)
             else:
                 picture, seconds = entry
-                self._taker.show(
-                    Frame(
-                        picture=picture,
-                        index=self._index,
-                        pts=round(seconds * CLOCK_RATE),
-                        time_base=Fraction(1, CLOCK_RATE),
-                        rotation=facts.clockwise(picture.rotation),
-                    )
-                )
+                # turned here, as it is shown: viewers and recordings know of no rotation
+                picture = turned(picture, facts.clockwise(picture.rotation))
+                pts, time_base = round(seconds * CLOCK_RATE), Fraction(1, CLOCK_RATE)
+                self._taker.show(Frame(picture=picture, index=self._index, pts=pts, time_base=time_base))
                 self._index += 1
+                now = time.monotonic()
+                self._shown = (self._shown[0] if self._shown else now), now
 
 
 Entry = tuple[av.VideoFrame, float] | av.AudioFrame
@@ -142,7 +147,7 @@ def parse_input(spec: str) -> Opener:
     if scheme:
         if scheme not in _SCHEMES:
             raise UsageError(f"{scheme}:// is no input; give one of {', '.join(_SCHEMES)}, webcam:N or a file")
-        return lambda stopped: _network(spec, scheme)
+        return lambda stopped: _network(spec, scheme, stopped)
     path = Path(spec)
     if not path.is_file():
         raise InputError(f"there is no file {path}; give a video, an rtsp:// or http:// address, or webcam:0")
@@ -157,65 +162,81 @@ def shown_name(spec: str) -> str:
     return f"{parts.scheme}://{parts.hostname or ''}"
 
 
-def _network(url: str, scheme: str) -> Iterator[Entry]:
-    """Pictures and sound as they arrive."""
+def _network(url: str, scheme: str, stopped: threading.Event) -> Iterator[Entry]:
+    """Pictures and sound as they arrive; over HTTP each picture at its moment, since what lies there comes as fast as the line."""
+    began, base = 0.0, 0.0
     with av.open(url, timeout=(_TIMEOUT, _TIMEOUT), options=_OPTIONS.get(scheme, {})) as container:
-        base: float | None = None
-        for picture, seconds in _decoded(container):
-            if seconds is None:
-                yield picture  # type: ignore[misc]  # sound
+        # the formats of HTTP cameras have no clock of their own, and a made-up one must not hold them up
+        paced = scheme in ("http", "https") and container.format.name not in ("mpjpeg", "mjpeg")
+        for entry, seconds in _decoded(container):
+            if isinstance(entry, av.AudioFrame):
+                yield entry
                 continue
-            if base is None:
-                base = seconds
-            yield picture, seconds - base  # type: ignore[misc]
+            now = time.monotonic()
+            if not began:
+                began, base = now, seconds
+            moment = seconds - base
+            ahead = moment - (now - began)
+            if paced and ahead > 0:
+                began -= max(ahead - _LONGEST_STILL, 0.0)
+                if stopped.wait(min(ahead, _LONGEST_STILL)):
+                    return
+            yield entry, moment
 
 
 def _loop(path: Path, stopped: threading.Event) -> Iterator[Entry]:
     """A file again and again, each picture at its moment."""
     began, offset, last = time.monotonic(), 0.0, 0.0
     while not stopped.is_set():
-        before = last
+        seen = False
         with av.open(str(path.absolute())) as container:
             start = (container.start_time or 0) / av.time_base
             for entry, seconds in _decoded(container):
-                moment = offset + ((seconds - start) if seconds is not None else 0.0)
-                if seconds is None:
-                    stamp = entry.pts * entry.time_base if entry.pts is not None and entry.time_base else None
-                    moment = offset + float(stamp) - start if stamp is not None else last
+                moment = offset + seconds - start
                 late = time.monotonic() - began - moment
                 if late > _LATE:
                     began += late
                 elif stopped.wait(max(-late, 0.0)):
                     return
-                if seconds is None:
-                    yield entry  # type: ignore[misc]
+                if isinstance(entry, av.AudioFrame):
+                    yield entry
                 else:
-                    last = moment
-                    yield entry, moment  # type: ignore[misc]
-        if last <= before:
+                    last, seen = moment, True
+                    yield entry, moment
+        if not seen:
             raise InputError(f"no picture of {path.name} can be decoded; give a video")
-        offset = last + 0.04
+        offset = last + _FRAME
 
 
-def _decoded(container: av.container.InputContainer) -> Iterator[tuple[av.VideoFrame | av.AudioFrame, float | None]]:
-    """Frames in the order of the container: pictures with their seconds, sound with None."""
+def _decoded(container: av.container.InputContainer) -> Iterator[tuple[av.VideoFrame | av.AudioFrame, float]]:
+    """Frames in the order of the container with their seconds, which go on where the source's clock jumps."""
     video = container.streams.best("video")
     if video is None:
         raise InputError("the input has no video")
     assert isinstance(video, av.VideoStream)
     video.thread_type = "SLICE" if container.format.name in ("rtsp", "rtp") else "AUTO"  # frame threads add delay
     audio = container.streams.best("audio")
-    last = 0.0
+    last: float | None = None
+    offset, step = 0.0, _FRAME
     for packet in container.demux([s for s in (video, audio) if s is not None]):
         try:
             frames = packet.decode()
         except av.error.InvalidDataError:
             continue  # a damaged packet costs its picture only
         for frame in frames:
+            if not isinstance(frame, (av.VideoFrame, av.AudioFrame)):
+                continue
+            seconds = None if frame.time is None else frame.time + offset
+            jumped = last is not None and seconds is not None and not -_BACK < seconds - last - step < _AHEAD
             if isinstance(frame, av.AudioFrame):
-                yield frame, None
-            elif isinstance(frame, av.VideoFrame):
-                last = frame.time if frame.time is not None else last + 0.04
+                # sound on the other side of a jump than the picture belongs to the picture's moment
+                yield frame, (last or 0.0) if seconds is None or jumped else seconds
+            else:
+                if jumped and last is not None and frame.time is not None:
+                    offset = last + step - frame.time
+                    seconds = last + step
+                last = seconds if seconds is not None else (last or 0.0) + step
+                step = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else _FRAME
                 yield frame, last
 
 
@@ -232,9 +253,7 @@ def _webcam(number: int, stopped: threading.Event) -> Iterator[Entry]:
             there, image = capture.read()
             if not there:
                 raise InputError(f"camera {number} gives no picture any more")
-            picture = av.VideoFrame.from_ndarray(np.asarray(image, dtype=np.uint8), format="bgr24").reformat(
-                format="yuv420p"
-            )
-            yield picture, time.monotonic() - began
+            picture = av.VideoFrame.from_ndarray(np.asarray(image, dtype=np.uint8), format="bgr24")
+            yield plain(picture, (picture.width, picture.height), STANDARD), time.monotonic() - began
     finally:
         capture.release()

@@ -17,6 +17,8 @@ const CAMERA_ERRORS = {
 };
 
 let about = null, camera = null, peer = null, recorder = null, retry = 0, timer = 0, lastFrames = 0, lastTime = 0, wanted = false, chosen = false;
+let leaving = null; // settles when the server has heard the last good-bye
+let runs = 0; // the number of the newest start or stop: an older start that was waiting for something gives up
 let token = readToken();
 
 function readToken() {
@@ -76,7 +78,7 @@ async function openCamera() {
     video: { width: { ideal: width }, height: { ideal: height }, frameRate: { ideal: 30 }, ...(device ? { deviceId: { exact: device } } : {}) },
     audio: $("sound").checked ? { echoCancellation: true, noiseSuppression: true } : false,
   });
-  stream.getVideoTracks()[0].addEventListener("ended", () => peer && failed("The camera is gone", "It was unplugged or switched off."));
+  stream.getVideoTracks()[0].addEventListener("ended", () => camera === stream && failed("The camera is gone", "It was unplugged or switched off."));
   await listCameras();
   return stream;
 }
@@ -91,17 +93,21 @@ async function listCameras() {
 
 async function start() {
   stop();
+  const run = ++runs;
   wanted = true;
-  clearTimeout(timer);
   const watching = $("source").value === "stream";
   try {
     if (!watching) {
       pill("busy", "Camera");
       cover("Waiting for the camera", "Allow the camera if the browser asks.", { busy: true });
-      camera = await openCamera();
+      const stream = await openCamera();
+      if (run !== runs) return stream.getTracks().forEach((track) => track.stop()); // given too late: nobody would ever stop it
+      camera = stream;
     }
     pill("busy", "Connecting");
     cover("Connecting", "Finding a way to the server.", { busy: true });
+    await Promise.race([leaving, new Promise((resolve) => { setTimeout(resolve, 1000); })]); // the place may be the only one
+    if (run !== runs) return;
     const opened = peer = new Peer({
       path: watching ? "whep" : "session", token, iceServers: about?.ice_servers ?? [], stream: camera, bitrate: bitrateFor($("size").value),
     });
@@ -115,8 +121,9 @@ async function start() {
       say("The video is live.");
       enable(true);
     };
-    await opened.open();
+    await (opened.opening = opened.open());
   } catch (error) {
+    if (run !== runs) return;
     if (error instanceof Refused && error.status === 401) return askToken(Boolean(token));
     if (error instanceof Refused && error.status === 503) return failed("All places are taken", "Somebody else is on. Try again in a moment.");
     if (error instanceof Refused && error.status === 409) return failed("No live stream", "Nothing is being sent at the moment.");
@@ -145,10 +152,11 @@ function again(title, text) {
 }
 
 function stop() {
+  runs += 1;
   wanted = false;
   clearTimeout(timer);
   if (recorder) record();
-  peer?.close();
+  if (peer) leaving = peer.close();
   peer = null;
   for (const track of camera?.getTracks() ?? []) track.stop();
   camera = null;
@@ -162,7 +170,7 @@ function stop() {
 function askToken(wrong) {
   stop();
   sessionStorage.removeItem("streamfix-token");
-  token = null;
+  token = about = null;
   pill("error", "Token needed");
   cover(wrong ? "That token is not right" : "This server needs a token", "It is printed where the server was started.", { form: true });
   $("token").focus();
@@ -172,7 +180,7 @@ function askToken(wrong) {
 
 function heard(message) {
   if (message.type === "stats") {
-    stage.single = message.width || null;
+    stage.shape = message.width && message.height ? message.width / message.height : null;
     $("f-faces").textContent = message.faces;
     $("f-restorations").textContent = message.restorations;
     const drops = Object.entries(message.drops).filter(([, n]) => n);
@@ -254,7 +262,7 @@ setInterval(() => {
   $("record-text").textContent = `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
 }, 500);
 
-$("start").addEventListener("click", start);
+$("start").addEventListener("click", async () => { if (about || await load()) start(); });
 $("stop").addEventListener("click", () => { stop(); idle(); $("start").focus(); });
 $("compare").addEventListener("click", () => { pressed("compare", !isPressed("compare")); settings(); });
 $("mirror").addEventListener("click", () => { stage.mirrored = !stage.mirrored; pressed("mirror", stage.mirrored); stage.draw(); });
@@ -289,18 +297,30 @@ async function load() {
   try {
     about = await (await api("api/about", token)).json();
   } catch (error) {
-    if (error instanceof Refused && error.status === 401) return askToken(Boolean(token));
-    return failed("The server does not answer", error instanceof Refused ? error.message : "It may be down, or the network is.");
+    if (error instanceof Refused && error.status === 401) askToken(Boolean(token));
+    else failed("The server does not answer", error instanceof Refused ? error.message : "It may be down, or the network is.");
+    return false;
   }
   $("model").replaceChildren(...about.models.map((name) => new Option(name === "passthrough" ? "none (input as it is)" : name, name)));
   const names = { all: "All faces", largest: "Largest face", center: "Face in the centre" };
   $("faces").replaceChildren(...about.faces.map((name) => new Option(names[name] ?? name, name)));
   $("faces").closest(".field").hidden = about.faces.length === 0;
-  const stream = $("source").querySelector("[value=stream]");
-  stream.disabled = !(about.live || about.input);
+  offerStream();
   // the server's own stream comes first, but not over what somebody chose while this was on its way
   if (about.input && !wanted && !chosen) { $("source").value = "stream"; sourced(); }
-  else idle();
+  else if (!wanted) idle();
+  return true;
 }
+
+function offerStream() { $("source").querySelector("[value=stream]").disabled = !(about.live || about.input); }
+
+// a sender may come at any time
+setInterval(async () => {
+  if (!about || document.hidden) return;
+  try {
+    about = await (await api("api/about", token)).json();
+    offerStream();
+  } catch { /* whoever starts something is told */ }
+}, 3000);
 
 load();

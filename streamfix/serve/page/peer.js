@@ -28,7 +28,7 @@ export class Peer extends EventTarget {
   // path: "session" (camera up, result down) or "whep" (watch). stream: the camera's, or null.
   constructor({ path, token, iceServers, stream, bitrate }) {
     super();
-    Object.assign(this, { path, token, stream, bitrate, location: null, etag: null, waiting: [], closed: false });
+    Object.assign(this, { path, token, stream, bitrate, location: null, etag: null, opening: null, waiting: [], closed: false });
     const pc = this.pc = new RTCPeerConnection({ iceServers, bundlePolicy: "max-bundle" });
     this.remote = new MediaStream();
     pc.addEventListener("track", ({ track, receiver }) => {
@@ -131,16 +131,17 @@ export class Peer extends EventTarget {
     return found;
   }
 
-  goodbye() {
-    if (this.location) {
-      api(this.location, this.token, { method: "DELETE", keepalive: true }).catch(() => {});
-      this.location = null;
-    }
+  async goodbye() {
+    const where = this.location;
+    this.location = null;
+    if (where) await api(where, this.token, { method: "DELETE", keepalive: true }).catch(() => {});
   }
 
+  // settles when the server has been told: where its answer to the offer is still on the way, open() tells it
   close() {
     this.closed = true;
-    this.goodbye();
+    const told = this.goodbye();
     this.pc.close();
+    return Promise.allSettled([told, this.opening]);
   }
 }

@@ -6,7 +6,7 @@ export class Stage {
     this.context = canvas.getContext("2d", { alpha: false });
     this.mirrored = false;
     this.double = false;   // whether the video holds two pictures
-    this.single = null;    // width of one picture, as the server says
+    this.shape = null;     // width over height of one picture, as the server says: the receiver's level may have scaled what comes
     this.frames = 0;
     this.onFirst = null;
     split.addEventListener("input", () => { this.draw(); this.place(); });
@@ -21,7 +21,7 @@ export class Stage {
     const { video, canvas, context } = this;
     const wide = video.videoWidth, high = video.videoHeight;
     if (!wide || video.readyState < 2) return;
-    this.double = this.single !== null && wide >= 2 * this.single - 2;
+    this.double = this.shape !== null && wide / high > 1.5 * this.shape;
     const width = this.double ? wide / 2 : wide;
     if (canvas.width !== width || canvas.height !== high) {
       canvas.width = width;
@@ -76,7 +76,7 @@ export class Stage {
   }
 
   clear() {
-    this.single = null;
+    this.shape = null;
     for (const part of [this.divider, this.split, ...this.tags]) part.hidden = true;
     this.context.fillRect(0, 0, this.canvas.width, this.canvas.height);
   }
