@@ -479,6 +479,17 @@ def test_an_output_that_exists_is_told_before_a_model_is_loaded(video: Path, tmp
     assert (code, "exists already" in said) == (1, True), said
 
 
+def test_a_picture_of_an_inspection_replaces_nothing_unasked(video: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.png"
+    mine.write_bytes(b"mine")
+    for option in ("--sheet", "--curves"):
+        code, said = call("inspect", video, option, mine)
+        assert (code, "exists already" in said) == (1, True), said
+        assert mine.read_bytes() == b"mine"
+    assert call("inspect", video, "--sheet", mine, "--overwrite")[0] == 0
+    assert mine.read_bytes() != b"mine"
+
+
 def test_a_sheet_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
     for name in ("there.png", "broken.png"):
         (tmp_path / name).write_bytes(b"no picture")

@@ -92,7 +92,7 @@ def test_it_is_taken_by_what_is_installed_never_by_a_measurement(monkeypatch: py
 def test_the_doctor_says_what_would_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamfix.restore.base.fast_bfloat16", lambda: None)
     monkeypatch.setattr("streamfix.restore.lite.restorer.fast_bfloat16", lambda: None)
-    monkeypatch.setattr("streamfix.restore.base._device", lambda name: torch.device("cpu"))
+    monkeypatch.setattr("streamfix.restore.base.device_of", lambda name: torch.device("cpu"))
     assert [c.level for c in doctor._restorer()] == ["ok"]
     for module in ("restore.lite.restorer", "restore.lite.openvino_engine"):
         monkeypatch.setattr(f"streamfix.{module}.available", lambda: False)

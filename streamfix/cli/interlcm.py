@@ -53,7 +53,12 @@ Mask = Annotated[
     typer.Option(help="What interlcm-inpaint fills: a picture, or a folder by name.", rich_help_panel=_WHOLE),
 ]
 Upscale = Annotated[float, typer.Option(help="Enlarge the whole picture.", min=1, max=8, rich_help_panel=_WHOLE)]
-Background = Annotated[str, typer.Option(help="What enlarges it: lanczos or realesrgan (minutes a frame without a Vulkan GPU).", rich_help_panel=_WHOLE)]
+Background = Annotated[
+    str,
+    typer.Option(
+        help="What enlarges it: lanczos or realesrgan (minutes a frame without a Vulkan GPU).", rich_help_panel=_WHOLE
+    ),
+]
 
 
 def spec(model: str, **options: Any) -> str:

@@ -259,10 +259,12 @@ def inspect(
     start: Annotated[str | None, typer.Option(help="Begin here.")] = None,
     end: Annotated[str | None, typer.Option(help="End before this time.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print facts as JSON.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Show the streams of a file, the people in it, and a contact sheet of their faces."""
     from streamfix.inspection import check_sheet
     from streamfix.inspection import inspect as run
+    from streamfix.media.part import prepare
 
     begin, stop = seconds(start), seconds(end)
     if sheet is not None:
@@ -271,6 +273,8 @@ def inspect(
         check_sheet(curves, source=source, what="the picture of the curves")
         if sheet is not None and os.path.abspath(curves) == os.path.abspath(sheet):
             raise UsageError(f"--sheet and --curves both name {sheet}; give two names")
+    for picture in (p for p in (sheet, curves) if p is not None):
+        prepare(picture, source=Path(source), overwrite=overwrite, touch=False)
     wanted = curves is not None
     with job_progress(source, begin, stop) as show:
         result = run(

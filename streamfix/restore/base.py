@@ -91,7 +91,7 @@ def load_restorer(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    where = _device(device)
+    where = device_of(device)
     if name == "auto":
         name = best_restorer(where)
     released = split_spec(name)
@@ -200,7 +200,8 @@ def _cpu_flags() -> set[str]:
     return {flag for flag, probe in probes.items() if getattr(torch.cpu, probe, lambda: False)()}
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device of that name, for `auto` a GPU where there is one. Raises ModelError for one that cannot compute here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

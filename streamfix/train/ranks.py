@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from streamfix.errors import UsageError
-from streamfix.restore.base import _device
+from streamfix.restore.base import device_of
 
 
 class Ranks:
@@ -46,7 +46,7 @@ class Ranks:
 
     def device_of(self, name: str) -> torch.device:
         """Where this process trains. name: as load_restorer takes it, where "auto" is its own among several. Raises ModelError."""
-        return self.device if name == "auto" and self.device is not None else _device(name)
+        return self.device if name == "auto" and self.device is not None else device_of(name)
 
     def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The mean of each float32 tensor over all processes, laid out in memory as that tensor is."""
