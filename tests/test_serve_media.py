@@ -12,7 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from live_server import NoFaces, Received, connect, live_server, run, serving, until, whep_offer
+from live_server import NoFaces, Received, Taken, connect, live_server, run, serving, until, whep_offer
 from test_serve_browser import CHROMIUM, REQUIRED, sync_playwright
 
 from streamfix.serve import feed as feed_module
@@ -156,33 +156,6 @@ def test_a_recording_that_cannot_be_finished_is_told_and_keeps_nobody(tmp_path, 
 
 
 # --- sources ----------------------------------------------------------------------------------------------------------
-
-
-class Taken:
-    """What an input gave."""
-
-    def __init__(self):
-        self.frames, self.sound, self.notices = [], 0, []
-
-    def show(self, frame):
-        self.frames.append((time.monotonic(), frame))
-
-    def hear(self, frame):
-        self.sound += 1
-
-    def say(self, notice):
-        self.notices.append(notice)
-
-    def restart(self):
-        pass
-
-    @property
-    def times(self) -> np.ndarray:
-        return np.array([frame.time for _, frame in self.frames])
-
-    @property
-    def took(self) -> float:
-        return self.frames[-1][0] - self.frames[0][0]
 
 
 def write(path: Path, frames: int, *, begin: int = 0, sound: bool = False, codec="libx264", turn: int = 0) -> Path:

@@ -14,6 +14,7 @@ from live_server import (
     LOCAL,
     Picture,
     Received,
+    Taken,
     connect,
     live_server,
     offer_of,
@@ -321,25 +322,6 @@ def test_sound_keeps_its_time_stamps_and_jumps_only_after_a_pause():
 
 
 # --- sources ----------------------------------------------------------------------------------------------------------
-
-
-class Taken:
-    """Where an input's pictures go in these tests."""
-
-    def __init__(self):
-        self.frames, self.sound, self.notices, self.restarts = [], 0, [], 0
-
-    def show(self, frame):
-        self.frames.append((time.monotonic(), frame))
-
-    def hear(self, frame):
-        self.sound += 1
-
-    def say(self, notice):
-        self.notices.append(notice)
-
-    def restart(self):
-        self.restarts += 1
 
 
 def wait(condition, seconds=20.0):

@@ -174,23 +174,23 @@ def check_plotting() -> None:
 
 def face_strip(rows: Sequence[Sequence[Picture]], truths: Sequence[Picture], *, side: int = 160) -> Image | None:
     """Rows of faces by method, the truth last: uint8 RGB; None without any."""
-    lines = [
-        np.concatenate([cv2.resize(p, (side, side), interpolation=cv2.INTER_AREA) for p in row], axis=1)
-        for row in [*rows, truths]
-        if len(row)
-    ]
-    return np.asarray(np.rint(np.clip(np.concatenate(lines), 0, 1) * 255), np.uint8) if lines else None
+    some = [row for row in [*rows, truths] if len(row)]
+    return _laid_out(some, side) if some else None
 
 
 def save_strip(rows: Sequence[Sequence[Picture]], path: Path, *, height: int = 256) -> None:
     """Rows of pictures of one shape as one PNG, each `height` pixels high, whole or not at all. Raises OutputError."""
+    write_whole(path, png(_laid_out(rows, height)))
+
+
+def _laid_out(rows: Sequence[Sequence[Picture]], height: int) -> Image:
     lines = []
     for row in rows:
         cells = [
             cv2.resize(p, (round(p.shape[1] * height / p.shape[0]), height), interpolation=cv2.INTER_AREA) for p in row
         ]
         lines.append(np.concatenate(cells, axis=1))
-    write_whole(path, png(np.asarray(np.rint(np.clip(np.concatenate(lines), 0, 1) * 255), np.uint8)))
+    return np.asarray(np.rint(np.clip(np.concatenate(lines), 0, 1) * 255), np.uint8)
 
 
 def _bars(axis: Any, column: str, methods: Sequence[Method], *, labelled: bool) -> None:

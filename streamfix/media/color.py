@@ -87,6 +87,11 @@ def _is_rgb(picture: av.VideoFrame) -> bool:
 _UNTAGGED = 2
 
 
+def usual_matrix(width: int, height: int) -> int:
+    """The matrix that a picture of that size which names none is taken to have: 1 (BT.709) in HD, 6 (BT.601) below."""
+    return 1 if height > 576 or width > 1024 else 6
+
+
 def luma_weights(picture: av.VideoFrame) -> tuple[float, float]:
     """(Kr, Kb) of the picture's matrix; untagged pictures follow the usual rule: HD is BT.709, smaller is BT.601.
 
@@ -95,8 +100,7 @@ def luma_weights(picture: av.VideoFrame) -> tuple[float, float]:
     code = int(picture.colorspace)
     if code in _UNSUPPORTED:
         raise InputError(f"the colour matrix {_UNSUPPORTED[code]} is not supported; convert the video to BT.709 first")
-    untagged = 1 if picture.height > 576 or picture.width > 1024 else 6
-    return _LUMA_WEIGHTS.get(code, _LUMA_WEIGHTS[untagged])
+    return _LUMA_WEIGHTS.get(code, _LUMA_WEIGHTS[usual_matrix(picture.width, picture.height)])
 
 
 def is_full_range(picture: av.VideoFrame) -> bool:

@@ -15,8 +15,9 @@ except ImportError:  # Windows refuses to move a file that another program has o
     fcntl = None  # type: ignore[assignment]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_claimed: dict[Path, BinaryIO] = {}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_claimed: dict[Path, BinaryIO] = {}
+"""Part files of this process, locked while they are open."""
 
 
 def part_of(path: Path) -> Path:

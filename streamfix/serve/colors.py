@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import av
 import numpy as np
+from av.video.codeccontext import VideoCodecContext
 
-from streamfix.media.color import is_full_range
+from streamfix.media.color import is_full_range, usual_matrix
 
 _UNTAGGED = (0, 2)
 _BT709, _BT601 = 1, 6
@@ -38,8 +39,7 @@ def tag(picture: av.VideoFrame, *, matrix: int | None = None) -> None:
         return
     picture.color_range = 2 if is_full_range(picture) else 1
     if int(picture.colorspace) in _UNTAGGED:
-        by_size = _BT709 if picture.height > 576 or picture.width > 1024 else _BT601
-        picture.colorspace = by_size if matrix is None else matrix
+        picture.colorspace = usual_matrix(picture.width, picture.height) if matrix is None else matrix
 
 
 def colors_of(picture: av.VideoFrame) -> Colors:
@@ -93,6 +93,11 @@ def turned(picture: av.VideoFrame, clockwise: int) -> av.VideoFrame:
     planes = [np.rot90(plane, -clockwise // 90) for plane in planes]
     across = planes[0].shape[1]
     out = av.VideoFrame.from_ndarray(np.concatenate([p.reshape(-1) for p in planes]).reshape(-1, across), "yuv420p")
-    out.colorspace, out.color_range = colors.matrix, colors.range
-    out.color_primaries, out.color_trc = colors.primaries, colors.transfer
+    write_tags(out, colors)
     return out
+
+
+def write_tags(target: av.VideoFrame | VideoCodecContext, colors: Colors) -> None:
+    """Have a picture, or an encoder in its stream, say how the samples are to be read."""
+    target.colorspace, target.color_range = colors.matrix, colors.range
+    target.color_primaries, target.color_trc = colors.primaries, colors.transfer

@@ -13,7 +13,7 @@ import av
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 
-from streamfix.serve.colors import STANDARD, Colors, colors_of, even, plain
+from streamfix.serve.colors import STANDARD, Colors, colors_of, even, plain, write_tags
 from streamfix.serve.figures import Clock
 from streamfix.serve.levels import Receiver, fitted, level_for
 
@@ -122,9 +122,3 @@ class VideoEncoder:
             rate = str(self.bitrate)
             context.options |= {"minrate": rate, "maxrate": rate, "bufsize": str(self.bitrate // 2)}
         return context
-
-
-def write_tags(context: VideoCodecContext, colors: Colors) -> None:
-    """Have an encoder say in its stream how the samples are to be read."""
-    context.colorspace, context.color_range = colors.matrix, colors.range
-    context.color_primaries, context.color_trc = colors.primaries, colors.transfer

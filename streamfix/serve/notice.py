@@ -6,7 +6,7 @@ import av
 import numpy as np
 
 from streamfix._cv2 import cv2
-from streamfix.serve.colors import STANDARD, colors_of, plain
+from streamfix.serve.colors import STANDARD, colors_of, plain, write_tags
 from streamfix.types import Image
 
 _DIM = 0.35
@@ -31,6 +31,5 @@ def held_picture(last: av.VideoFrame | None, text: str) -> av.VideoFrame:
     place = ((width - wide) // 2, (height + high) // 2)
     cv2.putText(image, text, place, _FONT, scale, (235, 235, 235), thick, cv2.LINE_AA)
     held = plain(av.VideoFrame.from_ndarray(image, format="rgb24"), (width, height), colors)
-    held.colorspace, held.color_range = colors.matrix, colors.range
-    held.color_primaries, held.color_trc = colors.primaries, colors.transfer
+    write_tags(held, colors)
     return held

@@ -19,8 +19,8 @@ from streamfix import __version__
 from streamfix.errors import DependencyError, OutputError, UsageError
 from streamfix.media.color import copy_picture
 from streamfix.media.part import explain, part_of, prepare
-from streamfix.serve.colors import STANDARD, colors_of, even, plain
-from streamfix.serve.encode import CLOCK_RATE, TIME_BASE, write_tags
+from streamfix.serve.colors import STANDARD, colors_of, even, plain, write_tags
+from streamfix.serve.encode import CLOCK_RATE, TIME_BASE
 from streamfix.serve.viewers import Packet
 
 _log = logging.getLogger(__name__)
