@@ -18,7 +18,7 @@ from pathlib import Path
 
 from streamfix.download import BROKEN_ZIP, CorruptedError, Progress, check_whole, fetch
 from streamfix.download import sha256_of as sha256_of
-from streamfix.errors import ModelError
+from streamfix.errors import ModelError, UsageError
 
 _PACKAGE = Path(__file__).resolve().parent
 _SUMS = "SHA256SUMS"
@@ -198,7 +198,7 @@ def catalogue() -> list[Model]:
 
 
 def find(name: str, folder: Path | None = None) -> Model:
-    """The entry of that name; ModelError names the known ones.
+    """The entry of that name; UsageError names the known ones.
 
     folder: where its files are looked for instead of `models_dir()`: laid out like that, or as files brought by hand.
     """
@@ -206,7 +206,7 @@ def find(name: str, folder: Path | None = None) -> Model:
         if model.name == name:
             return model if folder is None else replace(model, files=tuple(_inside(folder, f) for f in model.files))
     known = ", ".join(m.name for m in catalogue())
-    raise ModelError(f"there is no model called {name!r}; choose one of: {known}")
+    raise UsageError(f"there is no model called {name!r}; choose one of: {known}")
 
 
 def _inside(folder: Path, file: File) -> File:

@@ -16,7 +16,7 @@ from torch import Tensor
 from streamfix._cv2 import cv2
 from streamfix.aligned import AlignedPipeline
 from streamfix.errors import InputError, OutputError, UsageError
-from streamfix.faces.detect import load_detector
+from streamfix.faces.detect import Detector, load_detector
 from streamfix.media.part import explain, part_of, prepare
 from streamfix.media.source import open_source
 from streamfix.pipeline import Pipeline
@@ -29,7 +29,7 @@ Picture = npt.NDArray[np.float32]
 _LABEL = 24
 
 
-def face_of(image: Path, *, aligned: bool, detector: str = "auto") -> Picture:
+def face_of(image: Path, *, aligned: bool, detector: str | Detector = "auto") -> Picture:
     """The aligned face of a picture (its largest): float32 (512, 512, 3), RGB in [0, 1]. Raises InputError without one."""
     source = open_source(image)
     with source as opened:
@@ -38,7 +38,8 @@ def face_of(image: Path, *, aligned: bool, detector: str = "auto") -> Picture:
         if aligned:
             pipeline: Pipeline = AlignedPipeline(restorer=Passthrough())
         else:
-            pipeline = Pipeline(restorer=Passthrough(), detector=load_detector(detector), lookahead=0)
+            finder = load_detector(detector) if isinstance(detector, str) else detector
+            pipeline = Pipeline(restorer=Passthrough(), detector=finder, lookahead=0)
         crops = [c for _, found in pipeline.cut_out(pipeline.place_still(pipeline.detect(opened))) for c in found]
     if not crops:
         raise InputError(f"there is no face in {image}; give another picture, or --aligned for one that is a face")

@@ -320,14 +320,19 @@ def enhance(
 
     source: what `open_source` takes, or a Source (which has its own range, and is closed at the end). output: its suffix
     chooses the container. pipeline: from `load_pipeline`, when many files are to share one; else model, detector, device,
-    faces, min_size (source pixels) and strength (0..1) describe it. start, end: seconds. compare: write input and output
+    faces, min_size (source pixels) and strength (0..1) describe it, never both. start, end: seconds. compare: write input and output
     side by side. codec, crf, preset, drop: as `open_sink` has them.
     progress: called after every written frame with the report so far.
     Raises a StreamfixError whose message is one sentence; nothing is left at `output` then.
     """
+    given = (model, detector, device, faces, min_size, strength)
     if pipeline is None:
         pipeline = load_pipeline(
             model=model, detector=detector, device=device, faces=faces, min_size=min_size, strength=strength
+        )
+    elif given != ("auto", "auto", "auto", "all", 0.0, 1.0):
+        raise UsageError(
+            "model, detector, device, faces, min_size and strength are load_pipeline's where a pipeline is given"
         )
     report, began = Report(), time.monotonic()
     with open_source(source, start=start, end=end) if not isinstance(source, Source) else source as opened:

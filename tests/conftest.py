@@ -1,5 +1,11 @@
 """Real media for the tests, made from scikit-image's public-domain astronaut or from noise."""
 
+import os
+
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    # each worker its share of the cores: threads that wait for a core spin, and take it from the others. Before torch is loaded
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path

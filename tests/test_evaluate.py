@@ -94,6 +94,11 @@ def test_groups_are_words_or_thirds(tmp_path: Path) -> None:
     assert sorted(list(thirds.values()).count(label) for label in set(thirds.values())) == [3, 3, 3]
     with pytest.raises(InputError, match="colour"):
         read_groups(index, "colour")
+    index.write_bytes("file,source\nval/1.jpg,Zürich\n".encode("latin-1"))
+    with pytest.raises(InputError, match="no CSV file in UTF-8"):
+        read_groups(index, "source")
+    index.write_text("file,source\nval/1.jpg,Zürich\n", "utf-8-sig")  # as spreadsheets save it
+    assert read_groups(index, "source") == {"1.jpg": "Zürich"}
 
 
 def test_a_video_against_itself_and_against_a_flickering_one(

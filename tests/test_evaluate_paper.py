@@ -83,6 +83,25 @@ def test_pairs_of_folders_and_degraded_faces(faces: Path, tmp_path: Path) -> Non
     assert samples_of(SETS["lfw"], faces)[0].load()[1] is None
 
 
+def test_photos_without_a_face_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a", "b", "c"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((8, 8, 3)))
+    found = np.zeros((512, 512, 3), np.float32)
+
+    def cut(path: Path) -> np.ndarray:
+        if path.stem == "b":
+            raise InputError(f"there is no face in {path}; give another picture")
+        return found
+
+    assert sorted(s.name for s in samples_of(SETS["lfw"], tmp_path, cut=cut)) == ["a", "c"]
+    assert len(samples_of(SETS["lfw"], tmp_path, cut=cut, limit=2)) == 2
+    assert "b.png is left out: there is no face in" in caplog.text
+    for name in ("a", "c"):
+        (tmp_path / f"{name}.png").unlink()
+    with pytest.raises(InputError, match="none of the pictures"):
+        samples_of(SETS["lfw"], tmp_path, cut=cut)
+
+
 def test_fid_is_of_the_whole_set_and_ids_an_angle() -> None:
     class Brightness:
         """Two features of a picture."""

@@ -79,6 +79,11 @@ def test_aligned_faces_and_the_options_on_the_line(face: np.ndarray, tmp_path: P
     code, said = call("enhance", folder / "a.png", "-o", tmp_path / "x.png", "--aligned", "--upscale", 2)
     assert code == 2
     assert "--upscale" in said
+    code, said = call(
+        "enhance", folder / "a.png", "-o", tmp_path / "x.png", "--aligned", "--faces", "largest", "--recurrent"
+    )
+    assert code == 2
+    assert "--faces, --recurrent: of no use with --aligned" in said
     wide = tmp_path / "wide.png"
     Image.fromarray(face[:300]).save(wide)
     code, said = call("enhance", wide, "-o", tmp_path / "x.png", "--aligned", "--model", "passthrough")

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from diffusers import ControlNetModel, UNet2DConditionModel
 from interlcm_small import CONFIGS, DATA, small_clip, small_interlcm, small_modules
 
-from streamfix.errors import ModelError
+from streamfix.errors import ModelError, UsageError
 from streamfix.restore.interlcm.networks import CLIP_MEAN, CLIP_STD, spatial_encoder
 from streamfix.restore.interlcm.pipeline import InterLCM
 from streamfix.restore.interlcm.visual_encoder import VisualEncoder
@@ -182,7 +182,7 @@ def test_noise_of_the_wrong_number_or_shape_is_told(model: InterLCM, golden: dic
     for noise in (g["noise"][:2], torch.zeros(3, 2, 4, 16, 16), torch.zeros(3, 1, 4, 8, 8), torch.zeros(4, 16)):
         with pytest.raises(ModelError, match="noise"):
             model.restore_from_tokens(g["lq"], g["clip_tokens"], noise)
-    with pytest.raises(ModelError, match="colour fix"):
+    with pytest.raises(UsageError, match="colour fix"):
         model.restore_from_tokens(g["lq"], g["clip_tokens"], g["noise"], color_fix="sepia")
     with pytest.raises(ModelError, match="without CLIP"):
         model.tokens(g["lq"])

@@ -16,6 +16,7 @@ from interlcm_small import CLIP, LCM, RELEASE, Release, by_rule, release_files
 from typer.testing import CliRunner
 
 from streamfix.cli import app
+from streamfix.cli.common import out
 from streamfix.errors import ModelError, UsageError
 from streamfix.models import find, pull, verify
 from streamfix.restore.base import best_restorer, load_restorer
@@ -85,12 +86,15 @@ def test_a_file_that_rots_is_found_and_fetched_again(server: Release, home: Path
     assert verify(model) is True
 
 
-def test_the_command_line_tells_licence_and_place(server: Release, home: Path) -> None:
+def test_the_command_line_tells_licence_and_place(
+    server: Release, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(out, "width", 300)
     done = CliRunner().invoke(app, ["models", "pull", "interlcm-1step", "--mirror", server.url])
     assert done.exit_code == 0, done.output
     assert "CC BY-NC 4.0" in done.output
     assert "non-commercial" in done.output
-    listed = CliRunner().invoke(app, ["models", "list"], env={"COLUMNS": "300"}).output
+    listed = CliRunner().invoke(app, ["models", "list"]).output
     assert "interlcm-colorize" in listed
     assert str(home / "InterLCM") in listed
 

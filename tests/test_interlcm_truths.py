@@ -245,6 +245,7 @@ def test_detail_is_carried_where_the_input_stays(model: InterLCM, faces: torch.T
     carried = InterLCMRestorer(model=model, options=Options(carry=0.7))
     assert not plain.recurrent
     assert carried.recurrent
+    faces = faces[:1]
     noisy = (faces + 0.02 * torch.randn(faces.shape, generator=torch.Generator().manual_seed(3))).clamp(-1, 1)
     first, states = carried.restore_next(faces, [None] * len(faces))
     assert torch.allclose(first, plain.restore(faces), atol=1e-4)

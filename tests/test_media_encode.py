@@ -175,9 +175,9 @@ def test_crf_and_preset_reach_the_encoder(tmp_path: Path) -> None:
 
 def test_unknown_and_absent_encoders(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mkv")
-    with pytest.raises(OutputError, match=r"no video encoder called 'h269'.*choose h264, hevc, av1, ffv1"):
+    with pytest.raises(UsageError, match=r"no video encoder called 'h269'.*choose h264, hevc, av1, ffv1"):
         copy(source, tmp_path / "out.mp4", codec="h269")
-    with pytest.raises(OutputError, match="no video encoder called 'aac'"):
+    with pytest.raises(UsageError, match="no video encoder called 'aac'"):
         copy(source, tmp_path / "out.mp4", codec="aac")
     with pytest.raises(OutputError, match=r"\.mkv \(matroska\) cannot hold gif; choose another codec$"):
         copy(source, tmp_path / "out.mkv", codec="gif")
@@ -216,6 +216,20 @@ def test_the_kin_of_mp4_hold_more_than_8_bits(tmp_path: Path, suffix: str) -> No
 def test_the_codec_that_is_chosen(form: str, pixels: str, codec: str) -> None:
     assert default_codec(form, pixels, 640, 480) == codec
     assert default_codec("mp4", "yuv420p10le", 640, 48) == "h264"  # too small for x265
+
+
+def test_grey_with_alpha_of_16_bits_does_not_become_floating_point(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = make_video(tmp_path / "in.mov", codec="png", pix_fmt="ya16be", frames=2)
+    target = copy(source, tmp_path / "out.mkv")
+    assert first(target).format.name == "gbrap16le"
+    before, after = (planes(first(path)) for path in (source, target))
+    grey, alpha = np.moveaxis(before[0].view(">u2").reshape(48, 64, 2), -1, 0)
+    assert [np.array_equal(p.view("<u2"), q) for p, q in zip(after, (grey, grey, grey, alpha), strict=True)] == [
+        True
+    ] * 4
+    assert not caplog.records
 
 
 def test_a_hardware_encoder_works_or_says_so_before_any_frame(tmp_path: Path) -> None:

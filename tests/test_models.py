@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from streamfix import models
-from streamfix.errors import ModelError
+from streamfix.errors import ModelError, UsageError
 from streamfix.models import File, Model, pull, verify
 
 
@@ -224,7 +224,7 @@ def test_offline_says_where_to_place_the_files(tmp_path: Path, server: Server) -
 
 
 def test_unknown_and_embedded_names() -> None:
-    with pytest.raises(ModelError, match="choose one of: lite"):
+    with pytest.raises(UsageError, match="choose one of: lite"):
         models.find("nonesuch")
     with pytest.raises(ModelError, match="embedded"):
         pull(models.find("lite"))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from streamfix.errors import ModelError
+from streamfix.errors import ModelError, UsageError
 from streamfix.models import embedded, weights_dir
 from streamfix.restore import base
 from streamfix.restore.base import Restorer, describe, fast_bfloat16, load_restorer, restore_images
@@ -115,10 +115,10 @@ def test_other_than_float32_tensors_are_refused(crops: torch.Tensor) -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ModelError, match="auto, lite, passthrough") as error:
+    with pytest.raises(UsageError, match="auto, lite, passthrough") as error:
         load_restorer("codeformer")
     assert "\n" not in str(error.value)
-    with pytest.raises(ModelError, match="float32, bfloat16"):
+    with pytest.raises(UsageError, match="float32, bfloat16"):
         load_restorer("lite", dtype="int4")
     with pytest.raises(ModelError, match="device"):
         load_restorer("lite", device="abacus")

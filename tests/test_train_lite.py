@@ -29,6 +29,7 @@ from streamfix.train.data import (
     augmented,
     composed,
     face_files,
+    loader,
     read_face,
     template_crop,
 )
@@ -214,15 +215,26 @@ def test_pairs_depend_on_seed_and_number_alone(folder: Path, augmentation: Augme
         assert all(0 <= v <= 512 - 96 for v in a["origin"].tolist())
 
 
-def test_faces_are_drawn_as_often_as_asked(folder: Path) -> None:
+def test_a_face_that_breaks_off_is_told_in_one_sentence_from_a_worker_too(tmp_path: Path) -> None:
+    made_up_faces(tmp_path, (512,))
+    (file,) = face_files(tmp_path)
+    file.write_bytes(file.read_bytes()[:2000])  # its header is whole, so it is found when drawn
+    with pytest.raises(InputError) as error:
+        next(loader(FacePairs(tmp_path, seed=0), [[(0, 64, 1)]], workers=1))
+    assert str(error.value) == f"{file} is not a picture that can be read; remove or replace it"
+
+
+def test_faces_are_drawn_as_often_as_asked(tmp_path: Path) -> None:
+    folder = tmp_path
+    for i, side in enumerate((512, 512, 640, 640, 400, 400)):
+        cv2.imwrite(str(folder / f"{i}.png"), np.full((side, side, 3), 40 * i, np.uint8))
     still = Augmentation(turn=0, zoom=0, shift=0, gamma=0, tint=0, soft=1)
-    tones = np.array([template_crop(read_face(file)).mean((0, 1)) for file in face_files(folder)])
+    clean = Mixture(paper=0, heavy=0, footage=0, mild=0, none=1)
 
     def shares(draw: dict[str, float]) -> np.ndarray:
-        pairs = FacePairs(folder, seed=0, mixture=Mixture(none=1), augmentation=still, draw=draw)
-        tone = [(pairs[(i, 512, 1)]["clean"][0].mean((1, 2)) + 1).numpy() / 2 for i in range(200)]
-        which = [np.abs(tones - t).sum(1).argmin() for t in tone]
-        return np.bincount(which, minlength=6) / 200
+        pairs = FacePairs(folder, seed=0, mixture=clean, augmentation=still, draw=draw)
+        tones = [float(pairs[(i, 32, 1)]["clean"].mean() + 1) * 127.5 for i in range(400)]
+        return np.bincount(np.rint(np.divide(tones, 40)).astype(int), minlength=6) / 400
 
     assert shares({}) == pytest.approx(1 / 6, abs=0.08)
     assert shares({"[01].png": 0, "5.*": 3, "*": 0.5}) == pytest.approx(np.array([0, 0, 1, 1, 1, 6]) / 9, abs=0.1)

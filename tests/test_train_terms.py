@@ -165,7 +165,7 @@ def test_what_is_no_usable_onnx_network(tmp_path: Path, monkeypatch: pytest.Monk
         OnnxNet(_save(tmp_path / "erf.onnx", [helper.make_node("Erf", ["image"], ["out"])], {}))
     with pytest.raises(ModelError, match=r"\(1, D\)"):
         IdentityLoss(_save(tmp_path / "relu.onnx", [helper.make_node("Relu", ["image"], ["out"])], {}))
-    with pytest.raises(ModelError, match="input scaling"):
+    with pytest.raises(UsageError, match="input scaling"):
         IdentityLoss(broken, norm="none")
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(DependencyError, match=r"streamfix\[train\]"):

@@ -14,7 +14,7 @@ from conftest import decode, degraded, moved, planes
 
 from streamfix import enhance, load_pipeline
 from streamfix.compose import face_mask
-from streamfix.errors import ModelError, StreamfixError
+from streamfix.errors import ModelError, StreamfixError, UsageError
 from streamfix.media.source import open_source
 from streamfix.pipeline import Pipeline
 from streamfix.restore.base import RecurrentRestorer, load_restorer
@@ -26,6 +26,11 @@ LOSSLESS = {"codec": "ffv1"}
 @pytest.fixture(scope="module")
 def lite() -> Pipeline:
     return load_pipeline(model="lite", detector="retinaface")
+
+
+def test_a_pipeline_is_described_once(lite: Pipeline, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="load_pipeline's where a pipeline is given"):
+        enhance("nowhere.mp4", tmp_path / "out.mkv", pipeline=lite, strength=0.5)
 
 
 def test_freeze(clip: Callable[..., Path], face_picture: np.ndarray, tmp_path: Path, lite: Pipeline) -> None:

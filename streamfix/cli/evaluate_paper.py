@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from streamfix.evaluate.report import SetReport
     from streamfix.evaluate.sets import Sample
     from streamfix.evaluate.timing import Timing
+    from streamfix.faces.detect import Detector
     from streamfix.restore.base import Restorer
 
 _DATA, _FILES = "Test sets", "Metrics"
@@ -259,14 +260,15 @@ def _prepared(
 
     check_plotting()
     check_free([output / f"{name}{suffix}" for suffix in (".md", ".csv", ".png")], overwrite=overwrite)
-    cut = _cutter(data["detector"]) if data["photos"] else None
+    detector = load_detector(data["detector"])
+    cut = _cutter(detector) if data["photos"] else None
     samples = {SETS[key]: samples_of(SETS[key], d, cut=cut, **data["options"]) for key, d in data["folders"].items()}
-    points = load_landmarks(load_detector(data["detector"]), files.pop("landmarks"))
+    points = load_landmarks(detector, files.pop("landmarks"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return load_paper_metrics(metrics, landmarks=points, device=device, **files), samples
 
 
-def _cutter(detector: str) -> Callable[[Path], Picture]:
+def _cutter(detector: Detector) -> Callable[[Path], Picture]:
     from streamfix.parameters import face_of
 
     return lambda path: face_of(path, aligned=False, detector=detector)

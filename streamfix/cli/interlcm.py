@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,6 +79,13 @@ def spec(model: str, **options: Any) -> str:
     whole = f"{model},{text}" if ":" in model else f"{model}:{text}"
     split_spec(whole)
     return whole
+
+
+def check_alone(given: Mapping[str, bool]) -> None:
+    """UsageError for options about the faces of a whole picture, by whether they were given, beside --aligned."""
+    flags = [flag for flag, is_given in given.items() if is_given]
+    if flags:
+        raise UsageError(f"{', '.join(flags)}: of no use with --aligned, where the picture is the face; leave one out")
 
 
 def shaped(pipeline: Pipeline, *, aligned: bool, mask: Path | None, upscale: float, background: str) -> Pipeline:

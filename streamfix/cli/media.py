@@ -116,6 +116,18 @@ def enhance(
         compile=compile_,
         prompt=prompt,
     )
+    if aligned:
+        interlcm.check_alone(
+            {
+                "--detector": detector != "auto",
+                "--faces": faces != "all",
+                "--min-size": min_size > 0,
+                "--ignore-background": ignore_background,
+                "--embedding": embedding is not None,
+                "--parsing": parsing is not None,
+                "--recurrent": bool(recurrent),
+            }
+        )
     jobs, folder = plan(inputs, output)
     begin, stop = seconds(start), seconds(end)
     if len(jobs) == 1:  # loading a model may take long: what is wrong with the name is told before

@@ -144,8 +144,10 @@ def _timed(restore: Peer, face: Picture) -> tuple[Picture, float]:
 def read_groups(index: Path, column: str) -> dict[str, str]:
     """File name -> group from a CSV with a `file` column; numbers are cut into thirds, words are groups as they are."""
     try:
-        with index.open(newline="") as file:
+        with index.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{index} is no CSV file in UTF-8 ({error}); save it as one") from error
     except OSError as error:
         raise InputError(f"cannot read {index}: {error.strerror}; give a CSV file with a `file` column") from error
     if not rows or "file" not in rows[0] or column not in rows[0]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from streamfix.errors import ModelError
-from streamfix.train.files import check_file
+from streamfix.files import check_file
 
 Features = npt.NDArray[np.float64]
 

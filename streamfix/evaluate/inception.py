@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from streamfix.errors import ModelError
 from streamfix.evaluate.frechet import Features
-from streamfix.train.files import check_file
+from streamfix.files import check_file
 
 _SIDE = 299
 _Size = int | tuple[int, int]

@@ -12,7 +12,7 @@ from streamfix._cv2 import cv2
 from streamfix.errors import DependencyError, ModelError
 from streamfix.evaluate.metrics import Picture
 from streamfix.faces.detect import Detector
-from streamfix.train.files import check_file
+from streamfix.files import check_file
 from streamfix.types import CROP_SIZE, Face, Image
 
 Points = npt.NDArray[np.float64]

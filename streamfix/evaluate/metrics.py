@@ -14,7 +14,6 @@ from torch import Tensor
 from streamfix.errors import DependencyError
 from streamfix.evaluate.judges import Judge, load_judges
 from streamfix.faces.embedding import FaceEmbedding
-from streamfix.train.files import check_file
 from streamfix.train.losses import Lpips
 
 Picture = npt.NDArray[np.float32]
@@ -43,8 +42,6 @@ class Metrics:
         missing = [] if lpips else ["LPIPS (give its weights: --lpips FILE)"]
         missing += [] if identity else ["identity (give a face embedding: --identity FILE)"]
         at_hand, absent = load_judges(judges)
-        if identity:
-            check_file(identity)
         embedding = FaceEmbedding(identity, norm=norm) if identity else None
         return cls([Lpips(p) for p in lpips], embedding, at_hand, missing + absent)
 

@@ -17,9 +17,9 @@ from streamfix.evaluate.landmarks import Landmarks, landmark_distance
 from streamfix.evaluate.metrics import Metrics, Picture, tensor
 from streamfix.evaluate.quality import WEIGHTS, Musiq
 from streamfix.evaluate.sets import Sample, aligned_face
+from streamfix.files import check_file
 from streamfix.restore.base import Restorer, restore_images
 from streamfix.train.data import face_files
-from streamfix.train.files import check_file
 
 if TYPE_CHECKING:
     from streamfix.evaluate.inception import Inception

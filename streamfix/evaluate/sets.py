@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from streamfix.errors import InputError, UsageError
@@ -13,6 +15,8 @@ from streamfix.evaluate.faces import check_degradation, degraded_face
 from streamfix.evaluate.metrics import Picture
 from streamfix.evaluate.published import PaperSet
 from streamfix.train.data import face_files, read_face, template_crop
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ def samples_of(
 
     A paired set is a folder with `lq` and `gt`, pictures of the same name in both; or one of clean aligned faces, each
     degraded by a generator seeded with (seed, its name). Other sets are folders of aligned faces; with `cut` of whole
-    pictures, from which it takes the face. Raises InputError, UsageError.
+    pictures, from which it takes the face; one without is left out with a warning. Raises InputError, UsageError.
     """
     check_degradation(degradation)
     if paper_set.paired:
@@ -47,8 +51,20 @@ def samples_of(
             return [Sample(low.stem, partial(_pair, low, high)) for low, high in _mixed(pairs, limit)]
         files = [(f,) for f in face_files(folder)]
         return [Sample(f.stem, partial(degraded_face, f, degradation, seed)) for (f,) in _mixed(files, limit)]
-    files = [(f,) for f in face_files(folder)]
-    return [Sample(f.stem, partial(_alone, f, cut)) for (f,) in _mixed(files, limit)]
+    alone = (f for (f,) in _mixed([(f,) for f in face_files(folder)], None) if cut is None or _has_face(f, cut))
+    samples = [Sample(f.stem, partial(_alone, f, cut)) for f in islice(alone, limit)]
+    if not samples:
+        raise InputError(f"none of the pictures of {folder} has a face; give another folder")
+    return samples
+
+
+def _has_face(file: Path, cut: Callable[[Path], Picture]) -> bool:
+    try:
+        cut(file)
+    except InputError as error:
+        _log.warning("%s is left out: %s", file.name, str(error).partition(";")[0])
+        return False
+    return True
 
 
 def aligned_face(file: Path) -> Picture:

@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from streamfix.errors import DependencyError, ModelError
+from streamfix.files import check_file
 
 
 def open_session(model: Path | bytes, *, what: str, threads: int | None = None) -> Any:
     """An onnxruntime.InferenceSession on the CPU.
 
     model: a file, or its bytes. what: the thing it should be, for errors. threads: of the CPU, None for the runtime's
-    default. Raises ModelError for a file that cannot be loaded, DependencyError without onnxruntime.
+    default. Raises ModelError for a file that is not there or cannot be loaded, DependencyError without onnxruntime.
     """
     try:
         import onnxruntime
     except ImportError as error:
         raise DependencyError(f"onnxruntime cannot be loaded ({error}); install it again") from error
+    if isinstance(model, Path):
+        check_file(model)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     # waiting threads that spin would take the cores from decoding and restoring: a fifth of the whole job, measured

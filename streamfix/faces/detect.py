@@ -19,7 +19,7 @@ from streamfix.faces._candidates import Candidates, joined, merged
 from streamfix.faces._refine import refine
 from streamfix.faces._retinaface import RetinaFaceNet
 from streamfix.faces._views import views
-from streamfix.faces.embedding import FaceEmbedding
+from streamfix.faces.embedding import FaceEmbedding, check_norm
 from streamfix.types import Face, Image
 
 LOWEST_SCORE = 0.3
@@ -50,8 +50,9 @@ def load_detector(
     `streamfix models pull NAME` brought), "insightface:DIRECTORY" (any folder with an SCRFD *.onnx and, for embeddings, an
     ArcFace one), "auto" (insightface where buffalo_l is installed, else retinaface). threads: CPU threads, None for
     the runtime's default. embedding: an ONNX file that tells people apart, whatever the detector, and embedding_norm
-    its input scaling (see embedding.py). Raises UsageError for an unknown name, ModelError for missing or broken weights.
+    its input scaling (see embedding.py). Raises UsageError for an unknown name of either, ModelError for missing or broken weights.
     """
+    check_norm(embedding_norm)
     detector = _load_detector(spec, threads)
     if embedding is None:
         return detector

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamfix._cv2 import cv2
-from streamfix.errors import ModelError
+from streamfix.errors import ModelError, UsageError
 from streamfix.faces._onnx import open_session
 from streamfix.faces._refine import close_up
 from streamfix.faces.align import ARCFACE_BLUR, ARCFACE_SIZE, arcface_matrix, fit_similarity, then
@@ -16,6 +16,13 @@ from streamfix.types import FloatArray, Image
 
 NORMS = {"arcface": ((0.5,) * 3, (0.5,) * 3), "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
 """Input scalings of face embeddings by name: mean and standard deviation of RGB in [0, 1]."""
+
+
+def check_norm(name: str) -> None:
+    """UsageError for an input scaling that there is not."""
+    if name not in NORMS:
+        raise UsageError(f"there is no input scaling called {name!r}; choose one of: {', '.join(NORMS)}")
+
 
 Embedding = npt.NDArray[np.float32]
 """float32 (D,), of unit length: the cosine of two of them is their scalar product."""
@@ -28,12 +35,12 @@ class FaceEmbedding:
     """Face embedding by an ONNX model.
 
     path: ONNX with input (1 or any, 3, 112, 112), RGB, ArcFace alignment, and output (1, D). norm: a key of NORMS. threads:
-    of the CPU, None for the runtime's default. Raises ModelError for a file that is no such network.
+    of the CPU, None for the runtime's default. Raises UsageError for another norm, ModelError for a file that is no such
+    network.
     """
 
     def __init__(self, path: Path, *, norm: str = "arcface", threads: int | None = None) -> None:
-        if norm not in NORMS:
-            raise ModelError(f"there is no input scaling called {norm!r}; choose one of: {', '.join(NORMS)}")
+        check_norm(norm)
         self._session = open_session(path, what="face embedding", threads=threads)
         self.path = path
         self._input = self._session.get_inputs()[0].name

@@ -41,14 +41,14 @@ _LEAST_SIZE = {"libx265": 64}  # below, x265 4.1 writes past its buffers (found 
 
 
 def find_encoder(name: str) -> av.codec.Codec:
-    """FFmpeg's encoder for a short name or its own name; OutputError names the ones there are."""
+    """FFmpeg's encoder for a short name or its own name; UsageError names the ones there are."""
     try:
         codec = av.codec.Codec(CODECS.get(name, name), "w")
         if codec.type == "video":
             return codec
     except UnknownCodecError:
         pass
-    raise OutputError(
+    raise UsageError(
         f"there is no video encoder called {name!r} in this FFmpeg; choose h264, hevc, av1, ffv1 or an FFmpeg encoder name"
     )
 
@@ -104,6 +104,8 @@ def pixel_format(name: str, codec: av.codec.Codec, width: int, height: int) -> s
     offered = [f for f in offered if not (codec.name == "libx265" and f.startswith("yuva"))]  # needs a build option
     if codec.name in _WHOLE_CHROMA:
         offered = [f for f in offered if fits(f, width, height)] or offered
+    if not _is_float(name):
+        offered = [f for f in offered if not _is_float(f)] or offered
     least = _LEAST_SIZE.get(codec.name, 1)
     if min(width, height) < least:
         raise OutputError(
@@ -120,6 +122,11 @@ def pixel_format(name: str, codec: av.codec.Codec, width: int, height: int) -> s
     if lost:
         _log.warning("%s does not hold %s: %s; --codec ffv1 in .mkv keeps all", codec.name, plain, lost)
     return chosen
+
+
+def _is_float(name: str) -> bool:
+    """Whether the samples of a pixel format are floating point, which FFmpeg counts as no worse than integers of that depth."""
+    return "f16" in name or "f32" in name
 
 
 def _lost(name: str, chosen: str) -> str:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from streamfix.errors import ModelError
+from streamfix.errors import ModelError, UsageError
 from streamfix.models import find
 from streamfix.types import CROP_SIZE
 
@@ -82,8 +82,8 @@ def load_restorer(
     which may carry options: "interlcm:steps=2,noise=fresh" (`streamfix.restore.interlcm.options.Options` has them all).
     device: "auto" (CUDA where there is a GPU, else the CPU), or what torch.device takes. dtype: "auto" (the fastest
     that the device is good at), "float32", "bfloat16" or "float16". threads: CPU threads for torch in this whole
-    process; None leaves them alone. Raises ModelError for an unknown name, missing or corrupted weights, or a device
-    that is not there, UsageError for options that do not exist.
+    process; None leaves them alone. Raises UsageError for an unknown name, precision or option, ModelError for missing or
+    corrupted weights, or a device that is not there.
     """
     from streamfix.restore.interlcm.options import split_spec
     from streamfix.restore.lite.restorer import LiteRestorer
@@ -105,7 +105,7 @@ def load_restorer(
         return Passthrough(device=where)
     if name.endswith(".safetensors"):
         return LiteRestorer(Path(name), device=where, dtype=_dtype(dtype))
-    raise ModelError(
+    raise UsageError(
         f"there is no restorer called {name!r}; choose one of {', '.join(KNOWN)}, or the path of a .safetensors file"
     )
 
@@ -215,7 +215,7 @@ def device_of(name: str) -> torch.device:
 def _dtype(name: str) -> torch.dtype | None:
     known = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name not in known:
-        raise ModelError(f"there is no precision called {name!r}; choose one of {', '.join(known)}")
+        raise UsageError(f"there is no precision called {name!r}; choose one of {', '.join(known)}")
     return known[name]
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from streamfix.errors import InputError
+from streamfix.errors import InputError, StreamfixError
 from streamfix.train.codecs import Clip, Picture, Rng
 from streamfix.train.degradations import Mixture
 from streamfix.train.layouts import LAYOUTS
@@ -327,8 +327,14 @@ def _single_thread(_: int) -> None:
 
 def loader(
     pairs: Dataset[dict[str, Tensor]], batches: Iterable[list[tuple[int, int, int]]], *, workers: int
-) -> DataLoader[dict[str, Tensor]]:
-    """Batches as dicts of stacked tensors, prepared by `workers` processes (0: in this one)."""
+) -> Iterator[dict[str, Tensor]]:
+    """Batches as dicts of stacked tensors, prepared by `workers` processes (0: in this one). Raises what `pairs` does."""
     # spawned, not forked: a fork copies the locks of OpenCV and OpenMP threads, and then waits for them for ever
     options: dict[str, Any] = {"prefetch_factor": 4, "multiprocessing_context": "spawn"} if workers else {}
-    return DataLoader(pairs, batch_sampler=batches, num_workers=workers, worker_init_fn=_single_thread, **options)
+    try:
+        yield from DataLoader(
+            pairs, batch_sampler=batches, num_workers=workers, worker_init_fn=_single_thread, **options
+        )
+    except StreamfixError as error:
+        kind = type(error)  # torch has put the worker's traceback before the sentence
+        raise kind(str(error).rpartition(f"{kind.__name__}: ")[2].strip()) from None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from streamfix.errors import ModelError
 from streamfix.faces.align import ARCFACE_BLUR, ARCFACE_SIZE, apply, arcface_matrix, invert
-from streamfix.faces.embedding import NORMS
+from streamfix.faces.embedding import NORMS, check_norm
 from streamfix.train.onnx_net import OnnxNet
 from streamfix.types import CROP_SIZE
 
@@ -21,13 +21,12 @@ class IdentityLoss(nn.Module):
 
     path: ONNX with input (1 or any, 3, 112, 112), RGB, ArcFace alignment. norm: a key of NORMS. The alignment is the
     fixed matrix, blur and sampling that `evaluate` measures identity with. Frozen, float32. Raises what OnnxNet does,
-    and ModelError for a network that does not make one vector of such an input.
+    UsageError for another norm, and ModelError for a network that does not make one vector of such an input.
     """
 
     def __init__(self, path: Path, *, norm: str = "arcface") -> None:
         super().__init__()
-        if norm not in NORMS:
-            raise ModelError(f"there is no input scaling called {norm!r}; choose one of: {', '.join(NORMS)}")
+        check_norm(norm)
         self.net = OnnxNet(path)
         self.mean: Tensor
         self.std: Tensor

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamfix.errors import ModelError
-from streamfix.train.files import check_file
+from streamfix.files import check_file
 
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 # (index in torchvision's `features`, stride, padding); a pool comes before the layers named in _POOLED; taps after the

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamfix.errors import DependencyError, ModelError
-from streamfix.train.files import check_file
+from streamfix.files import check_file
 
 Attributes = dict[str, Any]
 Operator = Callable[[Sequence[Tensor | None], Attributes], Tensor]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from streamfix.errors import ModelError
+from streamfix.errors import UsageError
 
 COLOR_FIXES = ("wavelet", "adain", "none")
 _LEVELS = 5
@@ -25,7 +25,7 @@ def fix_colors(restored: Tensor, lq: Tensor, how: str | None) -> Tensor:
         return (restored - low_frequencies(restored)) + low_frequencies(lq)
     if how == "adain":
         return match_statistics(restored, lq)
-    raise ModelError(f"there is no colour fix called {how!r}; choose one of {', '.join(COLOR_FIXES)}")
+    raise UsageError(f"there is no colour fix called {how!r}; choose one of {', '.join(COLOR_FIXES)}")
 
 
 def low_frequencies(picture: Tensor) -> Tensor:
