@@ -2,15 +2,20 @@
 
 import asyncio
 import contextlib
+import errno
+import io
 import json
 import logging
 import random
 import re
+import socket
 from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
+import aiohttp.web
 import pytest
 from aiortc import RTCPeerConnection
+from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from live_server import (
@@ -31,11 +36,12 @@ from typer.testing import CliRunner
 
 from streamfix.cli import app
 from streamfix.cli.live import address
-from streamfix.errors import UsageError
+from streamfix.errors import OutputError, UsageError
 from streamfix.serve.config import ServeConfig, is_loopback, parse_ice_server
-from streamfix.serve.logs import JsonLines
+from streamfix.serve.logs import JsonLines, set_up
+from streamfix.serve.run import serve
 from streamfix.serve.sdp import OfferError, read_fragment, read_offer, with_bandwidth
-from streamfix.serve.tls import server_context
+from streamfix.serve.tls import own_names, self_signed, server_context
 
 FRAGMENT = {"Content-Type": "application/trickle-ice-sdpfrag"}
 TOKEN = "a-token-that-nobody-guesses"
@@ -284,6 +290,22 @@ def test_pages_of_other_origins_and_rebound_names_are_refused():
     run(work())
 
 
+@contextlib.contextmanager
+def as_on_a_terminal():
+    """Logs as the command sets them up; gives what is written."""
+    loggers = [logging.getLogger(name) for name in ("", "streamfix", "aiohttp.server")]
+    before = [(logger, logger.handlers[:], logger.level, logger.filters[:]) for logger in loggers]
+    written = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(written):
+            set_up(as_json=False)
+            yield written
+    finally:
+        for logger, handlers, level, filters in before:
+            logger.handlers[:], logger.filters[:] = handlers, filters
+            logger.setLevel(level)
+
+
 async def first_line(url: str, request: bytes) -> bytes:
     """Of the answer to bytes that no HTTP client would send."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))
@@ -313,6 +335,42 @@ def test_requests_that_make_no_sense_are_refused_and_leave_no_trace_in_the_log(c
 
     run(work())
     assert not [r for r in caplog.records if r.name.startswith("streamfix")]
+
+
+@pytest.mark.parametrize(
+    ("status", "request_"),
+    [
+        (400, b"POST /whip HTTP/1.1\r\nContent-Encoding: gzip\r\n"),
+        (400, b"POST /whip HTTP/1.1\r\nContent-Encoding: deflate\r\n"),
+        (200, b"GET / HTTP/1.1\r\nContent-Encoding: gzip\r\n"),  # nobody reads that body
+        (400, b"GET / HTTP/1.1\r\nContent-Length: secret\r\n"),
+        (400, b"GET / HTTP/1.1\r\nAuthorization: Bearer secret" + 9000 * b"x" + b"\r\n"),
+    ],
+    ids=["gzip", "deflate", "gzip for nobody", "length", "long header"],
+)
+def test_what_is_no_http_is_one_line_in_the_log_without_its_bytes(status, request_):
+    rest = b"Host: localhost\r\nContent-Type: application/sdp\r\nContent-Length: 4\r\n\r\nabcd"
+
+    async def work():
+        async with serving(live_server()) as (url, _):
+            line = await first_line(url, request_ + rest)
+            assert line.split()[1] == str(status).encode()
+            await asyncio.sleep(0.05)  # it is logged after the answer
+
+    with as_on_a_terminal() as written:
+        run(work())
+    assert "a request cannot be read" in written.getvalue()
+    assert written.getvalue().count("\n") == 1
+    assert "secret" not in written.getvalue()
+
+
+def test_a_fault_of_the_server_keeps_its_trace():
+    with as_on_a_terminal() as written:
+        try:
+            raise RuntimeError("ours")
+        except RuntimeError:
+            logging.getLogger("aiohttp.server").exception("Unhandled exception")
+    assert "Traceback" in written.getvalue()
 
 
 def test_the_token_is_never_logged_and_answers_tell_nothing_of_the_inside(caplog):
@@ -371,6 +429,73 @@ def test_the_printed_address_can_be_opened():
     assert ":" in urlsplit(address("::", 8080, tls=False, token=TOKEN)).hostname  # nobody listens on IPv4
 
 
+@pytest.mark.parametrize("networks", [("192.0.2.7", "2001:db8::7"), ("192.0.2.7",), ("2001:db8::7",), ()])
+def test_the_first_name_is_one_that_is_listened_on(networks, monkeypatch):
+    class Probe(socket.socket):
+        """Of a machine on these networks alone."""
+
+        def connect(self, address):
+            self.own = next((n for n in networks if (":" in n) == (":" in address[0])), None)
+            if self.own is None:
+                raise OSError("no route")
+
+        def getsockname(self):
+            return self.own, 0
+
+    monkeypatch.setattr(socket, "socket", Probe)
+    for host, loopback in (("::", "::1"), ("0.0.0.0", "127.0.0.1"), ("", "127.0.0.1")):
+        names = own_names(host)
+        mine = [n for n in networks if not host or (":" in n) == (":" in host)]
+        assert names[: len(mine)] == mine
+        assert mine or names[0] == ("::1" if host == "::" else socket.gethostname())
+        assert loopback in names
+        numbers = [n for n in names if n[0].isdigit() or ":" in n]
+        assert not host or all((":" in n) == (":" in host) for n in numbers)
+    assert own_names("192.0.2.9")[0] == "192.0.2.9"
+
+
+def listen(host: str, port: int = 0) -> str:
+    """What the server says where it cannot listen."""
+    with pytest.raises(OutputError) as error:
+        run(serve(live_server(ServeConfig(host=host, port=port, token=TOKEN))))
+    return str(error.value)
+
+
+def test_an_address_of_another_machine_is_told_as_such():
+    for host in ("1.2.3.4", "2001:db8::1234"):
+        assert f"{host} is no address of this machine; give --host" in listen(host)
+    assert "the name a..b leads to no address; give --host" in listen("a..b")
+
+
+def test_a_port_in_use_asks_for_another():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        said = listen("127.0.0.1", taken.getsockname()[1])
+    assert "cannot be taken" in said
+    assert said.endswith("choose another --port")
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (
+            PermissionError(errno.EACCES, "permission denied"),
+            "may not take port 80 of 127.0.0.1; choose another --port",
+        ),
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "leads to no address; give --host"),
+        (OSError("could not bind on any address out of []"), "is no address of this machine; give --host"),
+        (None, "is no address of this machine; give --host"),
+    ],
+    ids=["privileged", "no such name", "Python 3.13", "no IPv6"],
+)
+def test_what_keeps_from_listening_is_told_with_its_remedy(error, advice, monkeypatch):
+    async def start(_site):
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(aiohttp.web.TCPSite, "start", start)
+    assert advice in listen("127.0.0.1", 80)
+
+
 @pytest.mark.parametrize("wrong", ["inf", "nan"])
 def test_a_bitrate_is_a_number(wrong):
     done = CliRunner().invoke(app, ["live", "--model", "passthrough", "--port", "0", "--bitrate", wrong])
@@ -392,6 +517,12 @@ def test_ice_servers_are_read_and_their_passwords_kept_out_of_messages():
         assert "secret" not in str(error.value)
 
 
+def test_a_certificate_is_made_for_any_name():
+    certificate, _, _ = self_signed(["büro", "a..b", "fe80::1%eth0", "::1"])
+    names = x509.load_pem_x509_certificate(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    assert names.value.get_values_for_type(x509.DNSName) == ["xn--bro-hoa"]
+
+
 def test_https_with_a_certificate_of_its_own():
     context, fingerprint = server_context(None, None, hosts=["localhost", "127.0.0.1"])
     assert re.fullmatch(r"([0-9A-F]{2}:){31}[0-9A-F]{2}", fingerprint)
@@ -405,8 +536,6 @@ def test_https_with_a_certificate_of_its_own():
         async with aiohttp.ClientSession() as http, http.get(url, ssl=pinned) as answer:
             assert (await answer.json())["status"] == "ok"
         await runner.cleanup()
-
-    import aiohttp.web
 
     run(work())
 

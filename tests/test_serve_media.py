@@ -14,15 +14,19 @@ import numpy as np
 import pytest
 from live_server import NoFaces, Received, Taken, connect, live_server, run, serving, until, whep_offer
 from test_serve_browser import CHROMIUM, REQUIRED, sync_playwright
+from typer.testing import CliRunner
 
+from streamfix.cli import app
+from streamfix.errors import InputError
 from streamfix.serve import feed as feed_module
+from streamfix.serve import run as run_module
 from streamfix.serve import source as source_module
 from streamfix.serve.audio import AudioEncoder
 from streamfix.serve.encode import VideoEncoder
 from streamfix.serve.feed import as_frame
 from streamfix.serve.notice import held_picture
 from streamfix.serve.sinks import Recording
-from streamfix.serve.source import LiveInput
+from streamfix.serve.source import LiveInput, parse_input
 from streamfix.types import Frame
 
 LEFT, RIGHT = (200, 40, 30), (30, 190, 60)
@@ -267,6 +271,103 @@ def test_a_slow_source_is_live_all_the_time(monkeypatch):
                     states += [feed.state] if number >= 2 else []
             assert set(states) == {"live"}
             await until(lambda: feed.state == "held", 5)  # it has ended
+            await feed.close()
+
+    run(work())
+
+
+def unreadable(kind: str, folder: Path) -> Path:
+    path = folder / f"{kind}.mkv"
+    if kind == "sound":
+        with av.open(str(path), "w") as sink:
+            audio = sink.add_stream("mp2", rate=48_000)
+            quiet = av.AudioFrame.from_ndarray(np.zeros((1, 2304), np.int16), format="s16", layout="stereo")
+            quiet.sample_rate, quiet.pts = 48_000, 0
+            for packet in (*audio.encode(quiet), *audio.encode(None)):
+                sink.mux(packet)
+    elif kind == "unknown codec":
+        write(path, 3)
+        path.write_bytes(path.read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_XXXX4/ISO/AVC"))
+    elif kind == "empty":
+        path.touch()
+    else:
+        path.write_text("a text\n" * 100)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "sound", "unknown codec"])
+def test_a_file_that_can_never_be_shown_is_told_at_once(kind, tmp_path):
+    with pytest.raises(InputError, match=r"not a media file|is empty|no video|no picture"):
+        parse_input(str(unreadable(kind, tmp_path)))
+
+
+def test_the_command_ends_at_such_a_file_before_it_loads_anything(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "load_server", lambda *_, **__: pytest.fail("the models are loaded"))
+    done = CliRunner().invoke(app, ["live", "--port", "0", "--input", str(unreadable("sound", tmp_path))])
+    assert done.exit_code == 1
+    assert "error: the input has no video" in done.output
+    assert done.output.count("\n") == 1
+
+
+def test_sound_that_no_decoder_knows_is_left_out(tmp_path):
+    path = write(tmp_path / "odd.mkv", 10, sound=True)
+    path.write_bytes(path.read_bytes().replace(b"A_MPEG/L2", b"A_XXXX/L2"))
+    taken = read(path, 5)  # PyAV would crash
+    assert not taken.sound
+
+
+def test_a_webcam_that_fails_is_opened_again_with_one_line_each(monkeypatch, capfd, caplog):
+    reader = LiveInput("webcam:99", Taken(), wait=0.02)  # there is none
+    reader.start()
+    for attempts in (2, 4):
+        end = time.monotonic() + 10
+        while reader.attempts < attempts and time.monotonic() < end:
+            time.sleep(0.01)
+        monkeypatch.setattr(source_module.cv2, "VideoCapture", broken_camera)
+    reader.stop()
+    assert reader.attempts >= 4
+    assert len(caplog.records) in (reader.attempts, reader.attempts - 1)
+    assert "camera 99 cannot be opened" in caplog.text
+    assert "OpenCV" not in capfd.readouterr().err
+
+
+def broken_camera(_number):
+    raise source_module.cv2.error("the driver is gone")
+
+
+def test_a_picture_that_was_at_work_while_the_source_came_back_does_not_set_its_clock():
+    class Stamps:
+        def __init__(self):
+            self.all = []
+
+        def show(self, _picture, stamp):
+            self.all.append(stamp)
+
+        def close(self):
+            pass
+
+    async def work():
+        server, stamps, back = live_server(), Stamps(), threading.Event()
+        async with serving(server):
+            feed = server.new_feed(print)
+            feed.add(stamps)
+            finish = feed.engine.finish
+
+            def late(looked):
+                assert back.wait(10)
+                return finish(looked)
+
+            feed.engine.finish = late
+            feed.show(as_frame(colored(BT601, False), index=0, time=5000.0))
+            await until(lambda: feed._scheduler._finishing_since is not None)
+            feed.restart()
+            back.set()
+            await until(lambda: stamps.all)
+            for number in range(4):
+                feed.show(as_frame(colored(BT601, False), index=number + 1, time=0.1 * number))
+                await asyncio.sleep(0.1)
+            await until(lambda: len(stamps.all) >= 4)
+            assert np.diff(stamps.all)[1:].min() > 0.05
             await feed.close()
 
     run(work())

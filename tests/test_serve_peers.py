@@ -377,6 +377,13 @@ def test_inputs_that_cannot_be_are_told_at_once():
         parse_input("gopher://somewhere")
     with pytest.raises(InputError, match="there is no file"):
         parse_input("missing.mp4")
+    for wrong in ("http://[", "rtsp://", "rtsp://me:secret@cam:99999/", "rtsp://me:secret[@cam/"):
+        with pytest.raises(UsageError, match="the address") as error:
+            parse_input(wrong)
+        assert "secret" not in str(error.value)
+    with pytest.raises(InputError, match="there is no file"):
+        parse_input("a" * 5000)
+    assert all(parse_input(away) for away in ("rtsp://me:secret@127.0.0.1:9/x", "udp://@:1234", "webcam:99"))
 
 
 RTSP_SERVER = """

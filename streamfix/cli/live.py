@@ -87,7 +87,7 @@ def live(
     from streamfix.serve.tls import own_names, server_context
 
     if input_ is not None:
-        parse_input(input_)  # a typing mistake is told before the models are loaded
+        parse_input(input_)  # what can never be shown is told before the models are loaded
     if self_signed and tls_cert is not None:
         raise UsageError("--self-signed and --tls-cert exclude each other; give one of them")
     if not math.isfinite(bitrate):
@@ -148,7 +148,6 @@ def address(host: str, port: int, *, tls: bool, token: str | None) -> str:
     """The URL to open for a server that listens there."""
     from streamfix.serve.tls import own_names
 
-    names = own_names(host)
-    name = next(n for n in names if ":" in n) if host == "::" else names[0]  # asyncio takes :: for IPv6 alone
+    name = own_names(host)[0]
     secret = f"#token={quote(token, safe='')}" if token else ""  # behind the #: browsers keep it to themselves
     return f"{'https' if tls else 'http'}://{f'[{name}]' if ':' in name else name}:{port}/{secret}"

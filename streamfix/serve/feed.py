@@ -70,6 +70,7 @@ class Feed:
         self._sinks: list[Sink] = []
         self._origin = figures.clock()
         self._offset: float | None = None
+        self._begun = self._origin  # the source's time line
         self._last: tuple[av.VideoFrame, float] | None = None
         self._gap = 0.0  # between the last two pictures: all that is known of a source that has just begun
         self._last_stamp = 0.0
@@ -101,7 +102,7 @@ class Feed:
 
     def restart(self) -> None:
         """The source begins a new time line."""
-        self._offset = None
+        self._offset, self._begun = None, self.figures.clock()
         self._scheduler.restart()
 
     def say(self, notice: str) -> None:
@@ -215,9 +216,12 @@ class Feed:
 
     def _deliver(self, done: Restored, arrived: float) -> None:
         clock = self.figures.clock()
-        if self._offset is None:  # the source's own pace, begun now
-            self._offset = clock - self._origin - done.frame.time
-        stamp = done.frame.time + self._offset
+        offset = self._offset
+        if offset is None:  # the source's own pace, begun now
+            offset = clock - self._origin - done.frame.time
+            if arrived >= self._begun:  # else of the time line before, which says nothing of this one
+                self._offset = offset
+        stamp = done.frame.time + offset
         self._send(done.frame.picture, done.before, stamp)
         self._gap = clock - self._last[1] if self._last is not None else 0.0
         self._last = done.frame.picture, clock

@@ -7,6 +7,9 @@ import logging
 import sys
 import time
 
+from aiohttp.http import HttpProcessingError
+from aiohttp.web import RequestPayloadError
+
 _QUIET = ("aioice", "aiortc", "aiohttp.access", "libav")
 
 
@@ -39,6 +42,16 @@ class Plain(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
+def briefly(record: logging.LogRecord) -> bool:
+    """A filter for aiohttp's server: what a client did wrong is one line, without the bytes it sent; our own faults keep their trace."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, (HttpProcessingError, RequestPayloadError)):
+        record.levelno, record.levelname = logging.INFO, "INFO"
+        record.msg, record.args = "a request cannot be read (%s)", (type(error).__name__,)
+        record.exc_info = record.exc_text = None
+    return True
+
+
 def set_up(*, as_json: bool, verbose: bool = False) -> None:
     """Send the logs of this process to stderr."""
     handler = logging.StreamHandler(sys.stderr)
@@ -49,5 +62,6 @@ def set_up(*, as_json: bool, verbose: bool = False) -> None:
     own = logging.getLogger("streamfix")
     own.handlers.clear()  # the command line's own handler would say warnings twice
     own.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.getLogger("aiohttp.server").addFilter(briefly)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)

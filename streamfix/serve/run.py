@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import signal
+import socket
 import ssl
 from collections.abc import Callable
 from itertools import count
@@ -118,10 +120,10 @@ async def serve(
         site = web.TCPSite(runner, config.host, config.port, ssl_context=tls)
         try:
             await site.start()
-        except OSError as error:
-            raise OutputError(
-                f"port {config.port} of {config.host} cannot be taken ({error.strerror or error}); choose another --port"
-            ) from error
+            if not runner.addresses:  # asyncio passes over what this machine does not speak: IPv6
+                raise OSError(errno.EADDRNOTAVAIL, "")
+        except (OSError, UnicodeError) as error:  # UnicodeError: a name with an empty or endless part
+            raise OutputError(_why_not(config.host, config.port, error)) from error
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt instead
                 loop.add_signal_handler(number, ended.set)
@@ -134,6 +136,18 @@ async def serve(
         if reader is not None:
             await loop.run_in_executor(None, reader.stop)
         await runner.cleanup()
+
+
+def _why_not(host: str, port: int, error: OSError | UnicodeError) -> str:
+    """What keeps this machine from listening there, and what to do about it."""
+    instead = "127.0.0.1 (for this machine alone) or 0.0.0.0 (for its networks)"
+    if isinstance(error, (socket.gaierror, UnicodeError)):
+        return f"the name {host} leads to no address; give --host an address of this machine, {instead}"
+    if error.errno in (errno.EADDRNOTAVAIL, None):  # None: of an error that Python 3.13 sums up
+        return f"{host} is no address of this machine; give --host one that is, {instead}"
+    if isinstance(error, PermissionError):
+        return f"this user may not take port {port} of {host}; choose another --port, as a rule from 1024 on"
+    return f"port {port} of {host} cannot be taken ({error.strerror or error}); choose another --port"
 
 
 __all__ = ["LiveInput", "load_server", "serve"]

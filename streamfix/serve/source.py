@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import re
 import threading
@@ -20,6 +21,7 @@ import numpy as np
 from streamfix._cv2 import cv2
 from streamfix.errors import InputError, UsageError
 from streamfix.media import facts
+from streamfix.media.video import open_container, picture_stream
 from streamfix.serve.colors import STANDARD, plain, turned
 from streamfix.serve.encode import CLOCK_RATE
 from streamfix.types import Frame
@@ -40,6 +42,7 @@ _LONGEST_STILL = 1.0
 _LATE = 0.25
 """Seconds by which a file may fall behind its clock before the clock gives in."""
 _SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "srt", "udp")
+_WITH_HOST = ("rtsp", "rtsps", "http", "https")
 _OPTIONS = {"rtsp": {"rtsp_transport": "tcp"}, "rtsps": {"rtsp_transport": "tcp"}}
 
 
@@ -64,6 +67,7 @@ class LiveInput:
 
     spec: `webcam:N`, a URL, or the path of a video file, which is played in a loop at its own pace. reconnected: called each time
     it is opened again. wait: seconds to the first new attempt; each further one waits twice as long, up to `longest`.
+    Raises what `parse_input` raises.
     """
 
     def __init__(
@@ -103,9 +107,10 @@ class LiveInput:
                 self._taker.restart()
                 self._play()
                 reason = "has ended"
-            except (av.error.FFmpegError, OSError, InputError, ValueError) as error:
+            except (av.error.FFmpegError, cv2.error, OSError, InputError, ValueError) as error:
                 # FFmpeg's text may hold the address with its password
-                reason = str(error) if isinstance(error, InputError) else f"cannot be read ({type(error).__name__})"
+                told = f": {error}" if isinstance(error, InputError) else f" ({type(error).__name__})"
+                reason = f"cannot be read{told}"
             if self._stopped.is_set():
                 return
             if self._shown is not None and self._shown[1] - self._shown[0] > _SETTLED:
@@ -139,19 +144,49 @@ Opener = Callable[[threading.Event], Iterator[Entry]]
 
 
 def parse_input(spec: str) -> Opener:
-    """How to open an input. Raises UsageError for what none can be, InputError for a file that is not there."""
-    if match := re.fullmatch(r"webcam:(\d+)", spec):
+    """How to open an input, which may be away at the moment: a camera, an address.
+
+    Raises UsageError for what none can be, InputError for a file that is not there or of which no picture can be decoded: to try
+    that again would bring nothing.
+    """
+    if match := re.fullmatch(r"webcam:([0-9]{1,4})", spec):
         number = int(match[1])
         return lambda stopped: _webcam(number, stopped)
-    scheme = urlsplit(spec).scheme if "://" in spec else ""
-    if scheme:
-        if scheme not in _SCHEMES:
-            raise UsageError(f"{scheme}:// is no input; give one of {', '.join(_SCHEMES)}, webcam:N or a file")
+    if "://" in spec:
+        scheme = _scheme(spec)
         return lambda stopped: _network(spec, scheme, stopped)
     path = Path(spec)
-    if not path.is_file():
-        raise InputError(f"there is no file {path}; give a video, an rtsp:// or http:// address, or webcam:0")
+    if not os.path.isfile(spec):  # unlike Path's own, False for a name that is too long
+        raise InputError(
+            f"there is no file {spec or 'without a name'}; give a video, an rtsp:// or http:// address, or webcam:0"
+        )
+    try:
+        with open_container(path) as container:
+            if not any(isinstance(frame, av.VideoFrame) for frame, _ in _decoded(container)):
+                raise _no_picture(path)
+    except (av.error.FFmpegError, OSError) as error:
+        raise _no_picture(path) from error
     return lambda stopped: _loop(path, stopped)
+
+
+def _scheme(url: str) -> str:
+    """UsageError for an address that leads nowhere; the message must not hold its password."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise UsageError(
+            "the address of the input makes no sense; write rtsp://USER:PASSWORD@HOST:PORT/PATH, signs in a password as %23"
+        ) from error
+    if parts.scheme not in _SCHEMES:
+        raise UsageError(f"{parts.scheme}:// is no input; give one of {', '.join(_SCHEMES)}, webcam:N or a file")
+    if parts.scheme in _WITH_HOST and not parts.hostname:  # the others may listen
+        raise UsageError(f"the address of the input names no host; write {parts.scheme}://HOST/PATH")
+    return parts.scheme
+
+
+def _no_picture(path: Path) -> InputError:
+    return InputError(f"no picture of {path.name} can be decoded; give a video")
 
 
 def shown_name(spec: str) -> str:
@@ -189,7 +224,7 @@ def _loop(path: Path, stopped: threading.Event) -> Iterator[Entry]:
     began, offset, last = time.monotonic(), 0.0, 0.0
     while not stopped.is_set():
         seen = False
-        with av.open(str(path.absolute())) as container:
+        with open_container(path) as container:
             start = (container.start_time or 0) / av.time_base
             for entry, seconds in _decoded(container):
                 moment = offset + seconds - start
@@ -204,18 +239,21 @@ def _loop(path: Path, stopped: threading.Event) -> Iterator[Entry]:
                     last, seen = moment, True
                     yield entry, moment
         if not seen:
-            raise InputError(f"no picture of {path.name} can be decoded; give a video")
+            raise _no_picture(path)
         offset = last + _FRAME
 
 
 def _decoded(container: av.container.InputContainer) -> Iterator[tuple[av.VideoFrame | av.AudioFrame, float]]:
     """Frames in the order of the container with their seconds, which go on where the source's clock jumps."""
-    video = container.streams.best("video")
+    video = picture_stream(container)
     if video is None:
-        raise InputError("the input has no video")
-    assert isinstance(video, av.VideoStream)
+        kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+        raise InputError(f"the input has no video that can be decoded (it holds {kinds}); give one with a picture")
     video.thread_type = "SLICE" if container.format.name in ("rtsp", "rtp") else "AUTO"  # frame threads add delay
-    audio = container.streams.best("audio")
+    # PyAV crashes where it decodes a stream that FFmpeg knows no decoder for
+    sounds = [s for s in container.streams.audio if s.codec_context is not None]
+    best = container.streams.best("audio")
+    audio = best if best in sounds else next(iter(sounds), None)
     last: float | None = None
     offset, step = 0.0, _FRAME
     for packet in container.demux([s for s in (video, audio) if s is not None]):
@@ -242,6 +280,8 @@ def _decoded(container: av.container.InputContainer) -> Iterator[tuple[av.VideoF
 
 def _webcam(number: int, stopped: threading.Event) -> Iterator[Entry]:
     """Pictures of a camera of this machine."""
+    # the page that OpenCV prints at each attempt would hide the sentence below
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     capture = cv2.VideoCapture(number)
     try:
         if not capture.isOpened():

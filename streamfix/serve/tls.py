@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import os
@@ -55,7 +56,8 @@ def self_signed(hosts: list[str]) -> tuple[bytes, bytes, str]:
         try:
             alternatives.append(x509.IPAddress(ipaddress.ip_address(host)))
         except ValueError:
-            alternatives.append(x509.DNSName(host))
+            with contextlib.suppress(UnicodeError):  # no name: where it matters, listening there fails and says so
+                alternatives.append(x509.DNSName(host.encode("idna").decode()))
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -78,19 +80,25 @@ def self_signed(hosts: list[str]) -> tuple[bytes, bytes, str]:
 
 
 def own_names(host: str) -> list[str]:
-    """Names and addresses by which this machine may be called when it listens there."""
-    names = ["localhost", "127.0.0.1", "::1"]
-    if host not in ("0.0.0.0", "::", ""):
-        return [host, *names]
-    return [*_addresses(), socket.gethostname(), *names]
+    """Names and addresses by which this machine may be called when it listens there, first the one to tell people."""
+    names = [socket.gethostname(), "localhost"]
+    match host:
+        case "0.0.0.0":
+            return [*_addresses("192.0.2.1"), *names, "127.0.0.1"]
+        case "::":  # asyncio takes it for IPv6 alone, and a name may lead to IPv4
+            return [*_addresses("2001:db8::1"), "::1", *names]
+        case "":
+            return [*_addresses("192.0.2.1", "2001:db8::1"), *names, "127.0.0.1", "::1"]
+        case _:
+            return [host, "localhost", "127.0.0.1", "::1"]
 
 
-def _addresses() -> list[str]:
-    """Addresses of this machine on its networks, the one of the default route first."""
+def _addresses(*targets: str) -> list[str]:
+    """Addresses of this machine on its networks: those from which it would reach the targets."""
     found = []
-    for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+    for target in targets:
         try:
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            with socket.socket(socket.AF_INET6 if ":" in target else socket.AF_INET, socket.SOCK_DGRAM) as probe:
                 probe.connect((target, 9))  # sends nothing: it only asks for the route
                 found.append(str(probe.getsockname()[0]))
         except OSError:
