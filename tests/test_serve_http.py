@@ -37,6 +37,8 @@ from typer.testing import CliRunner
 from streamfix.cli import app
 from streamfix.cli.live import address
 from streamfix.errors import OutputError, UsageError
+from streamfix.serve import run as run_module
+from streamfix.serve import server as server_module
 from streamfix.serve.config import ServeConfig, is_loopback, parse_ice_server
 from streamfix.serve.logs import JsonLines, set_up
 from streamfix.serve.run import serve
@@ -362,6 +364,31 @@ def test_what_is_no_http_is_one_line_in_the_log_without_its_bytes(status, reques
     assert "a request cannot be read" in written.getvalue()
     assert written.getvalue().count("\n") == 1
     assert "secret" not in written.getvalue()
+
+
+def test_who_says_nothing_or_stops_halfway_does_not_keep_the_connection(monkeypatch):
+    monkeypatch.setattr(run_module, "_PATIENCE", 0.2)
+    monkeypatch.setattr(server_module, "_BODY_TIME", 0.2)
+    ready, stop = asyncio.Queue(), asyncio.Event()
+    whole = b"GET /api/about HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    head = b"POST /whip HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/sdp\r\nContent-Length: 99\r\n\r\nv=0"
+
+    async def work():
+        serving_ = asyncio.create_task(serve(live_server(), ready=ready.put_nowait, stop=stop))
+        port = await ready.get()
+        ends = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
+        for (_, writer), sent in zip(ends, (b"", whole[:20], head, whole), strict=True):
+            writer.write(sent)
+        silent, half, slow, good = (reader for reader, _ in ends)
+        assert await asyncio.wait_for(silent.read(), 5) == b""
+        assert await asyncio.wait_for(half.read(), 5) == b""
+        assert b"408" in await asyncio.wait_for(slow.readline(), 5)
+        await asyncio.sleep(0.5)
+        assert not good.at_eof()
+        stop.set()
+        await serving_
+
+    run(work())
 
 
 def test_a_fault_of_the_server_keeps_its_trace():

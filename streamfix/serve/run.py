@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from streamfix.errors import OutputError
 from streamfix.faces.detect import Detector, load_detector
@@ -30,6 +31,8 @@ from streamfix.serve.sinks import Recording, VirtualCamera, numbered, provenance
 from streamfix.serve.source import LiveInput
 
 _log = logging.getLogger(__name__)
+_PATIENCE = 20.0
+"""Seconds that a connection may stay without a request."""
 
 
 def load_server(
@@ -114,8 +117,17 @@ async def serve(
     config, loop = server.config, asyncio.get_running_loop()
     ended = stop or asyncio.Event()
     reader = server.read(source) if source is not None else None
-    runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=5.0)
+    app, spoken = server.app(), set[object]()
+
+    @web.middleware
+    async def noted(request: web.Request, handler: Handler) -> web.StreamResponse:
+        spoken.add(request.protocol)
+        return await handler(request)
+
+    app.middlewares.append(noted)  # the innermost: who is refused has not spoken
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=5.0)
     await runner.setup()
+    sweeper = asyncio.create_task(_end_silent(runner, spoken))
     try:
         site = web.TCPSite(runner, config.host, config.port, ssl_context=tls)
         try:
@@ -133,9 +145,24 @@ async def serve(
         await ended.wait()
         _log.info("going down: saying good-bye to %d sessions", len(server.sessions))
     finally:
+        sweeper.cancel()
         if reader is not None:
             await loop.run_in_executor(None, reader.stop)
         await runner.cleanup()
+
+
+async def _end_silent(runner: web.AppRunner, spoken: set[object]) -> None:
+    """Close connections without an accepted request: aiohttp keeps them for ever, until there are no more to be had."""
+    since: dict[object, float] = {}
+    while True:
+        await asyncio.sleep(_PATIENCE / 4)
+        now = asyncio.get_running_loop().time()
+        open_ = runner.server.connections if runner.server is not None else []
+        spoken.intersection_update(open_)
+        since = {c: since.get(c, now) for c in open_ if c not in spoken}
+        for connection in open_:
+            if now - since.get(connection, now) > _PATIENCE:
+                connection.force_close()
 
 
 def _why_not(host: str, port: int, error: OSError | UnicodeError) -> str:

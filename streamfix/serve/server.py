@@ -29,6 +29,8 @@ SDP = "application/sdp"
 FRAGMENT = "application/trickle-ice-sdpfrag"
 MakeEngine = Callable[[Figures], Engine]
 MakeSinks = Callable[[Callable[[str], None]], list[Sink]]
+_BODY_TIME = 10.0
+"""Seconds in which the few kilobytes of a request have to come."""
 _PATHS: dict[str, Kind] = {"session": "camera", "whip": "whip", "whep": "whep"}
 
 
@@ -325,7 +327,10 @@ class _MainTaker:
 
 async def _body(request: web.Request) -> str:
     try:
-        return (await request.read()).decode("utf-8")  # more than the limit raises 413
+        async with asyncio.timeout(_BODY_TIME):
+            return (await request.read()).decode("utf-8")  # more than the limit raises 413
+    except TimeoutError as error:
+        raise web.HTTPRequestTimeout(reason="the body did not come") from error
     except UnicodeDecodeError as error:
         raise web.HTTPBadRequest(reason="the body is not UTF-8 text") from error
     except web.RequestPayloadError as error:
