@@ -86,9 +86,7 @@ def test_a_file_that_rots_is_found_and_fetched_again(server: Release, home: Path
     assert verify(model) is True
 
 
-def test_the_command_line_tells_licence_and_place(
-    server: Release, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_line_tells_licence_and_place(server: Release, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(out, "width", 300)
     done = CliRunner().invoke(app, ["models", "pull", "interlcm-1step", "--mirror", server.url])
     assert done.exit_code == 0, done.output

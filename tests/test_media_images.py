@@ -3,13 +3,11 @@
 import contextlib
 import struct
 from pathlib import Path
-from xml.etree import ElementTree
 
-import av
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms
 
 from streamfix.errors import InputError, OutputError, UsageError
 from streamfix.inspection import check_sheet
@@ -99,36 +97,6 @@ def test_every_byte_of_exif_but_the_orientation_stays() -> None:
         assert upright_exif(new) == new
     for junk in (b"", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"nonsense nonsense"):
         assert upright_exif(junk) == junk
-
-
-@pytest.mark.parametrize(("channels", "name"), [(1, "gray16le"), (3, "rgb48le"), (4, "rgba64le")])
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_sixteen_bits_stay_sixteen(tmp_path: Path, channels: int, name: str, suffix: str) -> None:
-    samples = np.random.default_rng(0).integers(0, 65536, (20, 30, channels), dtype=np.uint16)
-    source = tmp_path / f"in{suffix}"
-    cv2.imwrite(str(source), samples[..., 0] if channels == 1 else samples)
-    with open_source(source) as frames:
-        assert [f.picture.format.name for f in frames] == [name]
-    again = cv2.imread(str(copy(source, tmp_path / f"out{suffix}")), cv2.IMREAD_UNCHANGED)
-    assert again.dtype == np.uint16
-    assert np.array_equal(again.reshape(samples.shape), samples)
-
-
-def test_deep_png_keeps_exif_and_profile(tmp_path: Path) -> None:
-    from streamfix.media.image_sink import _chunk
-
-    samples = np.random.default_rng(0).integers(0, 65536, (20, 30, 3), dtype=np.uint16)
-    data = bytes(cv2.imencode(".png", samples)[1])
-    (tmp_path / "in.png").write_bytes(data[:33] + _chunk(b"eXIf", exif_with(6)[6:]) + data[33:])
-    Image.new("RGB", (1, 1)).save(tmp_path / "icc.png", icc_profile=SRGB)
-    target = copy(tmp_path / "in.png", tmp_path / "out.png", tags={"enhanced": "by a test"})
-    with Image.open(target) as image:
-        image.load()
-        assert (image.width, image.height) == (20, 30)
-        assert image.getexif()[0x0112] == 1
-        assert image.getexif()[0x010F] == "A camera"
-        assert image.info["enhanced"] == "by a test"
-    assert np.array_equal(cv2.imread(str(target), cv2.IMREAD_UNCHANGED), np.rot90(samples, -1))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
@@ -320,97 +288,3 @@ def test_an_unknown_resolution_is_left_out(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "in.tif").write_bytes(whole.replace(struct.pack("<II", 72, 1), bytes(8)))  # as some scanners have it
     with Image.open(copy(tmp_path / "in.tif", tmp_path / f"out{suffix}")) as image:
         assert np.abs(np.asarray(image).astype(int) - corner()).mean() < 3
-
-
-@pytest.mark.parametrize("magic", ["P2", "P3", "P5", "P6"])
-@pytest.mark.parametrize("peak", [1023, 65535])
-def test_a_deep_pnm_keeps_its_depth(tmp_path: Path, magic: str, peak: int) -> None:
-    samples = np.random.default_rng(0).integers(0, peak + 1, (5, 7, 3) if magic in ("P3", "P6") else (5, 7))
-    plain = " ".join(map(str, samples.ravel())).encode()
-    data = plain if magic in ("P2", "P3") else samples.astype(">u2").tobytes()
-    (tmp_path / "in.ppm").write_bytes(f"{magic}\n# 9 9 9\n7 5\n{peak}\n".encode() + data)
-    stored = cv2.imread(str(copy(tmp_path / "in.ppm", tmp_path / "out.png")), cv2.IMREAD_UNCHANGED)
-    assert np.array_equal(stored if stored.ndim == 2 else stored[..., ::-1], np.rint(samples * (65535 / peak)))
-
-
-@pytest.mark.parametrize("shape", [(40, 50), (40, 50, 3), (40, 50, 4)])
-def test_a_deep_jpeg_2000_keeps_its_depth(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    samples = np.random.default_rng(0).integers(0, 65536, shape, dtype=np.uint16)
-    assert cv2.imwrite(str(tmp_path / "in.jp2"), samples, [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000])  # lossless
-    copy(tmp_path / "in.jp2", tmp_path / "out.png")
-    assert np.array_equal(cv2.imread(str(tmp_path / "out.png"), cv2.IMREAD_UNCHANGED), samples)
-
-
-@pytest.mark.parametrize(
-    ("name", "codec", "pixels", "told"),
-    [
-        ("in.avif", "libsvtav1", "yuv420p10le", 1),
-        ("in.avif", "libsvtav1", "yuv420p", 0),
-        ("in.jp2", "jpeg2000", "yuv444p12le", 1),
-    ],
-)
-def test_depth_that_is_not_read_is_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, codec: str, pixels: str, told: int
-) -> None:
-    with av.open(str(tmp_path / name), "w", format="avif" if name == "in.avif" else "image2") as container:
-        stream = container.add_stream(codec, rate=1)
-        stream.width = stream.height = 64
-        stream.pix_fmt = pixels
-        frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 90, np.uint8), format="rgb24").reformat(format=pixels)
-        container.mux([*stream.encode(frame), *stream.encode(None)])
-    copy(tmp_path / name, tmp_path / "out.png")
-    assert [r.getMessage() for r in caplog.records] == told * [
-        f"{tmp_path / name}: more than 8 bits a channel become 8, which is all that is read of this format"
-    ]
-
-
-XMP = (
-    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r:RDF xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-    b'<r:Description r:about="" xmlns:dc="http://purl.org/dc/elements/1.1/" dc:source="a camera"/></r:RDF></x:xmpmeta>'
-)
-
-
-@pytest.mark.parametrize("deep", [False, True])
-def test_the_text_of_a_png_is_kept(tmp_path: Path, deep: bool) -> None:
-    from streamfix.media.image_sink import _chunk
-
-    text = PngImagePlugin.PngInfo()
-    text.add_text("Copyright", "M\xfcller")
-    text.add_itxt("parameters", "a photo, \u4e8c steps", "en", "p")
-    text.add_itxt("XML:com.adobe.xmp", XMP.decode())
-    data = bytes(cv2.imencode(".png", corner().astype(np.uint16 if deep else np.uint8))[1])
-    (tmp_path / "in.png").write_bytes(data[:33] + b"".join(_chunk(k, d) for k, d, _ in text.chunks) + data[33:])
-    with Image.open(copy(tmp_path / "in.png", tmp_path / "out.png", tags={"enhanced": "by me"})) as image:
-        assert image.text == {
-            "Copyright": "M\xfcller",
-            "parameters": "a photo, \u4e8c steps",
-            "XML:com.adobe.xmp": XMP.decode(),
-            "enhanced": "by me",
-        }
-
-
-@pytest.mark.parametrize("suffix", [".webp", ".avif"])
-def test_the_note_stands_beside_the_xmp_of_the_input(tmp_path: Path, suffix: str) -> None:
-    Image.fromarray(corner()).save(tmp_path / "in.jpg", xmp=XMP)
-    once = copy(tmp_path / "in.jpg", tmp_path / f"once{suffix}", tags={"enhanced": "by <me>"})
-    with Image.open(copy(once, tmp_path / f"twice{suffix}", tags={"enhanced": "by you"})) as image:
-        root = ElementTree.fromstring(image.info["xmp"])
-    assert [e.text for e in root.iter("{urn:streamfix}note")] == ["enhanced: by <me>; enhanced: by you"]
-    assert any("a camera" in e.attrib.values() for e in root.iter())
-
-
-def test_xmp_without_a_place_for_the_note_stays_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    Image.fromarray(corner()).save(tmp_path / "in.jpg", xmp=b"<x:xmpmeta/>")
-    with Image.open(copy(tmp_path / "in.jpg", tmp_path / "out.webp", tags={"enhanced": "by me"})) as image:
-        assert image.info["xmp"] == b"<x:xmpmeta/>"
-    assert "no place for the note" in caplog.text
-
-
-def test_the_comment_of_a_jpeg_is_kept(tmp_path: Path) -> None:
-    Image.fromarray(corner()).save(tmp_path / "in.jpg", comment=b"my comment")
-    for tags, wanted in (({}, b"my comment"), ({"enhanced": "by me"}, b"my comment\nenhanced: by me")):
-        with Image.open(copy(tmp_path / "in.jpg", tmp_path / "out.jpg", tags=tags)) as image:
-            assert image.info["comment"] == wanted
-    Image.fromarray(corner()).save(tmp_path / "in.jpg", comment=b"x" * 65533)  # the longest there can be
-    with Image.open(copy(tmp_path / "in.jpg", tmp_path / "out.jpg", tags={"enhanced": "by me"})) as image:
-        assert image.info["comment"].endswith(b"xx\nenhanced: by me")

@@ -143,6 +143,13 @@ def test_a_lossless_codec_says_that_it_takes_no_quality(tmp_path: Path, caplog: 
     assert "does without --crf" in caplog.text
 
 
+def test_sound_that_comes_back_broken_from_nut_is_refused(tmp_path: Path) -> None:
+    # FFmpeg leaves out what the headers of its packets have in common, and reads them back without it
+    source = make_video(tmp_path / "in.mp4", frames=30, audio=["libmp3lame"])
+    with pytest.raises(OutputError, match=r"\.nut \(nut\) cannot hold stream 1 \(audio, mp3\); write \.mkv instead"):
+        copy(source, tmp_path / "out.nut")
+
+
 def test_dropping(tmp_path: Path, everything: Path) -> None:
     target = copy(everything, tmp_path / "out.mp4", drop=["subtitles", "attachments", "2"])
     assert [k for k, _ in kinds(target) if k != "data"] == ["video", "audio"]  # MP4 stores the chapters in a data track

@@ -96,18 +96,52 @@ def test_priming_of_the_sound_does_not_shift_the_frames_of_an_avi(tmp_path: Path
         assert [f.pts * f.time_base for f in frames] == [Fraction(n, 30) for n in range(30)]
 
 
+@pytest.mark.parametrize(("suffix", "tick"), [(".flv", Fraction(1, 1000)), (".nut", Fraction(0))])
+@pytest.mark.parametrize("audio", [[], ["aac"]])
+def test_neither_priming_nor_b_frames_shift_a_file_without_time_before_zero(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str, tick: Fraction, audio: list[str]
+) -> None:
+    source = make_video(tmp_path / "in.mp4", frames=30, audio=audio, bframes=2)
+    target = copy(source, tmp_path / f"out{suffix}", preset="faster")  # this preset has B frames
+    assert all(abs(a - b) <= tick / 2 for a, b in zip(times(source), times(target), strict=True))
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{suffix} has no time before zero: stream 1 of {source} begins 0.021 s late" for _ in audio
+    ]
+    for (_, before), (_, after) in zip(packets(source, "audio").items(), packets(target, "audio").items(), strict=True):
+        assert [h for h, _ in after] == [h for h, _ in before]
+        assert before[0][1] < after[0][1] == 0
+        assert all(abs(a - b) <= Fraction(1, 1000) for (_, a), (_, b) in zip(before[1:], after[1:], strict=True))
+    again = copy(target, tmp_path / "again.mkv")
+    assert all(abs(a - b) <= Fraction(1, 1000) for a, b in zip(times(source), times(again), strict=True))
+
+
+def test_sound_that_begins_well_before_zero_is_not_put_into_a_flv(tmp_path: Path) -> None:
+    whole = make_video(tmp_path / "whole.mkv", frames=30, audio=["aac"])
+    early = tmp_path / "early.mkv"
+    remux(whole, early, later=Fraction(-1, 5), container_options={"avoid_negative_ts": "disabled"})
+    words = r"\.flv has no time before zero, and stream 1 of .* begins 0\.22 s before it; write \.mp4 .* --drop 1"
+    with pytest.raises(OutputError, match=words):
+        copy(early, tmp_path / "out.flv")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["early.mkv", "whole.mkv"]
+
+
+def remux(source: Path, target: Path, *, later: Fraction, **options: object) -> None:
+    """The same packets, the sound moved by some seconds."""
+    with av.open(str(source)) as read, av.open(str(target), "w", **options) as out:
+        targets = [out.add_stream_from_template(s) for s in read.streams]
+        for packet in read.demux():
+            if packet.size:
+                moved = round(later / packet.time_base) if packet.stream.type == "audio" else 0
+                packet.pts, packet.dts = packet.pts + moved, packet.dts + moved
+                packet.stream = targets[packet.stream_index]
+                out.mux_one(packet)
+
+
 def test_sound_that_begins_late_is_not_put_into_an_avi(tmp_path: Path) -> None:
     # AVI has no time stamps for sound: it would begin with the picture
     whole = make_video(tmp_path / "whole.mkv", frames=60, audio=["libmp3lame"])
     late = tmp_path / "late.mkv"
-    with av.open(str(whole)) as read, av.open(str(late), "w") as out:
-        targets = [out.add_stream_from_template(s) for s in read.streams]
-        for packet in read.demux():
-            if packet.size:
-                moved = round(1 / packet.time_base) if packet.stream.type == "audio" else 0
-                packet.pts, packet.dts = packet.pts + moved, packet.dts + moved
-                packet.stream = targets[packet.stream_index]
-                out.mux_one(packet)
+    remux(whole, late, later=Fraction(1))
     with pytest.raises(
         OutputError, match=r"silent until \d\.\d\d s; write \.mp4 or \.mkv, or leave it out with --drop 1"
     ):

@@ -15,9 +15,11 @@ PROGRAM = frozenset({"mpeg", "vob", "dvd", "svcd", "vcd"})
 ON_A_GRID = PROGRAM | {"avi"}
 """These know frames by their number at a constant rate."""
 KEEPS_ROTATION = MOV | MATROSKA
-NO_REORDERING = ON_A_GRID | {"mpegts", "flv"}
+FROM_ZERO = frozenset({"flv", "nut"})
+"""These have no time before zero, and FFmpeg would move the whole file instead."""
+NO_REORDERING = ON_A_GRID | FROM_ZERO | {"mpegts"}
 """Time stamps below zero or without pts do not come back from these as they went in: no B frames."""
-KEEPS_TIME = MOV | MATROSKA | NO_REORDERING | {"nut"}
+KEEPS_TIME = MOV | MATROSKA | NO_REORDERING
 """Every container in which the frames of a test came back at their times; raw streams and the like have none."""
 _IMAGES = {"image2", "gif", "apng", "webp", "avif"}
 _HOLDS_HEVC = MATROSKA | {"mov", "mp4", "mpegts", "nut"}  # the other kin of mov take H.264 at most

@@ -17,6 +17,7 @@ import av.stream
 from streamfix.errors import OutputError, UsageError
 from streamfix.media import containers
 from streamfix.media.facts import codec_name
+from streamfix.media.joins import Joins, Mover
 from streamfix.media.timeline import Timeline
 from streamfix.media.video import is_cover, open_container
 
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _KINDS = {"audio": "audio", "subtitles": "subtitle", "data": "data", "attachments": "attachment", "video": "video"}
-_EQUAL_STAMPS = {"matroska", "webm", "mpegts"}
+_EQUAL_STAMPS = {"matroska", "webm"}
 # what MPEG-TS can carry so that it is found again; FFmpeg writes anything else as nameless private data
 _TRANSPORT = {"mp2", "mp3", "mp1", "aac", "aac_latm", "ac3", "eac3", "dts", "truehd", "opus", "s302m"}
 _TRANSPORT |= {"dvb_subtitle", "dvb_teletext", "hdmv_pgs_subtitle", "klv", "timed_id3", "scte_35"}
 _TRANSPORT |= {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"}
 HOLDS_COVER = {"mp4", "ipod"}  # as an iTunes tag; Matroska has it as an attachment
 _SILENCE = Fraction(1, 10)
-"""Seconds that a sound without time stamps (AVI) may be late before it is heard to be."""
+"""Seconds that a sound may be late before it is heard to be, where a container has no time stamps for it or none so early."""
 _CHAPTERS = containers.MOV | containers.MATROSKA | {"nut"}
 _COVER_TYPES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 
@@ -49,10 +50,14 @@ class StreamCopier:
     """Copies packets from its own demuxer to an output, as far in time as the video has got.
 
     video: index of the stream that is left to the encoder. drop: kinds of streams, or their indexes, to leave out.
+    joins: of the recordings in the file.
     """
 
-    def __init__(self, path: Path, output: av.container.OutputContainer, *, video: int, drop: Collection[str]) -> None:
+    def __init__(
+        self, path: Path, output: av.container.OutputContainer, *, video: int, drop: Collection[str], joins: Joins
+    ) -> None:
         self._path, self._output = path, output
+        self._joins, self._move = joins, Mover(joins)
         self._input = open_container(path)
         self._video = video
         self._targets: dict[int, av.stream.Stream] = {}
@@ -63,6 +68,7 @@ class StreamCopier:
         self._begin: Fraction | None = None
         self._end: Fraction | None = None
         self._done: set[int] = set()
+        self._primed: set[int] = set()
         self._heard: dict[int, Fraction] = {}
         """Where the sound so far ends, in seconds of the output, by stream."""
         self._dropped = self._choose(drop)
@@ -174,7 +180,10 @@ class StreamCopier:
                 stream.discard = av.stream.Discard.all
         if begin is not None:
             try:
-                self._input.seek(int((begin - 1) * av.time_base), backward=True)
+                if self._joins:
+                    self._input.seek(self._joins.byte(begin - 1), unsupported_byte_offset=True)
+                else:
+                    self._input.seek(int((begin - 1) * av.time_base), backward=True)
             except av.error.FFmpegError:
                 self._input.seek(0)
         self._packets = self._input.demux([self._input.streams[i] for i in self._targets])
@@ -211,6 +220,7 @@ class StreamCopier:
                 return None
             if packet.stream_index not in self._targets or not packet.size:
                 continue
+            self._move(packet)
             stamp = packet.dts if packet.dts is not None else packet.pts
             timeline = self._timelines[packet.stream_index]
             if stamp is None:
@@ -223,8 +233,13 @@ class StreamCopier:
                 if self._all_past_end(packet.stream_index):
                     return None
                 continue
-            rising = timeline(stamp)
             moved = round(self._shift / packet.time_base)
+            if stamp < moved and self._output.format.name in containers.FROM_ZERO:
+                begin = packet.pts if packet.pts is not None else stamp
+                if begin < moved:
+                    self._check_priming(packet.stream_index, (moved - begin) * packet.time_base)
+                packet.pts, stamp = max(begin, moved), moved
+            rising = timeline(stamp)
             late = rising - stamp
             packet.pts = (packet.pts if packet.pts is not None else stamp) + late - moved
             packet.dts = rising - moved
@@ -249,6 +264,19 @@ class StreamCopier:
             )
         self._heard[index] = begin + (packet.duration or 0) * packet.time_base
 
+    def _check_priming(self, index: int, early: Fraction) -> None:
+        """Tell, once, of sound before the first picture that has to wait for it; OutputError where that would be heard."""
+        suffix = Path(self._output.name).suffix
+        if early > _SILENCE:
+            raise OutputError(
+                f"{suffix} has no time before zero, and stream {index} of {self._path} begins {float(early):.2f} s before it; "
+                f"write .mp4 or .mkv, or leave it out with --drop {index}"
+            )
+        if index not in self._primed:
+            self._primed.add(index)
+            words = "%s has no time before zero: stream %d of %s begins %.3f s late"
+            _log.warning(words, suffix, index, self._path, early)
+
     def _all_past_end(self, index: int) -> bool:
         """Note that a stream has passed the end; True when every one has."""
         self._done.add(index)
@@ -270,6 +298,8 @@ def _fits(stream: av.stream.Stream, form: str) -> bool:
         return False  # these take anything and lose what it was
     if form == "mpegts" and codec_name(stream) not in _TRANSPORT:
         return False
+    if form == "nut" and codec_name(stream) in ("mp2", "mp3"):
+        return False  # FFmpeg leaves out the headers of their packets, and of some files does not find them again
     try:
         trial = av.open(io.BytesIO(), "w", format=form)
         trial.add_stream_from_template(stream, opaque=True)

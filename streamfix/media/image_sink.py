@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 from streamfix._cv2 import cv2
 from streamfix.errors import OutputError
 from streamfix.media.base import Sink
-from streamfix.media.images import IMAGE_SUFFIXES, ImageSource, Picture, read_picture
+from streamfix.media.images import IMAGE_SUFFIXES, ImageSource, Picture
 from streamfix.media.part import explain, part_of, prepare
 from streamfix.types import Frame
 
@@ -32,6 +32,7 @@ JPEG_QUALITY = 95
 """Of JPEG outputs, with full colour resolution: no visible loss. An input that was stored finer keeps its own tables."""
 _FINEST = 5.7  # mean step of luma at that quality, in codes; a finer input has smaller ones
 _OURS = b"</streamfix:note>"
+_DESCRIPTION, _XMP = 0x010E, 0x02BC  # tags of TIFF
 AVIF_QUALITY = 90  # about as close to its input as a JPEG of 95
 
 
@@ -71,7 +72,7 @@ class ImageSink(Sink):
         """Encode one picture into the hidden folder; raises OutputError."""
         target = self._targets[frame.index]
         staged = self._stage / f"{frame.index}{target.suffix}"
-        original = read_picture(self._like.files[frame.index])
+        original = self._like.picture(frame.index)
         picture = frame.picture
         pixels = picture.to_ndarray() if picture.format.name in _KEPT else picture.to_ndarray(format="rgb24")
         try:
@@ -104,14 +105,14 @@ class ImageSink(Sink):
             out["exif"] = like.exif
         if like.icc:
             out["icc_profile"] = like.icc
-        note = "; ".join(f"{key}: {value}" for key, value in self._tags.items())
+        words = _words(like, self._tags)
         if suffix in (".jpg", ".jpeg", ".jpe"):
             out |= {"quality": JPEG_QUALITY, "subsampling": 0, "optimize": True}
             if like.tables and np.mean(like.tables[min(like.tables)]) < _FINEST:
                 out["qtables"] = like.tables
                 del out["quality"]
-            if like.comment or note:  # both; of a very long comment its end, as the format has room for 65533 bytes
-                out["comment"] = b"\n".join(filter(None, (like.comment, note.encode())))[-65533:]
+            if like.comment or words:  # both; of a very long comment its end, as the format has room for 65533 bytes
+                out["comment"] = b"\n".join(filter(None, (like.comment, words.encode())))[-65533:]
             if like.xmp:
                 out["xmp"] = like.xmp
         elif suffix == ".png":
@@ -119,16 +120,16 @@ class ImageSink(Sink):
         elif suffix == ".webp":
             lossless = like.format in ("PNG", "BMP", "PPM")
             out |= {"quality": JPEG_QUALITY, "method": 4, "lossless": lossless, "exact": True}
-            if like.xmp or note:
-                out["xmp"] = _xmp(note, like.xmp)
+            if like.xmp or words:
+                out["xmp"] = _xmp(words, like.xmp)
         elif suffix == ".avif":
             out |= {"quality": AVIF_QUALITY, "subsampling": "4:4:4"}
-            if like.xmp or note:
-                out["xmp"] = _xmp(note, like.xmp)
-        elif suffix in (".tif", ".tiff") and not like.exif:  # Pillow writes an EXIF block into uncompressed TIFF only
-            out["compression"] = "tiff_lzw"
-            if note:
-                out["description"] = note
+            if like.xmp or words:
+                out["xmp"] = _xmp(words, like.xmp)
+        elif suffix in (".tif", ".tiff"):
+            out["exif"] = _tiff_tags(words, like)
+            if not like.exif:  # Pillow writes an EXIF block into uncompressed TIFF only
+                out["compression"] = "tiff_lzw"
         if like.dpi and suffix in (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"):
             out["dpi"] = like.dpi
         return out
@@ -142,8 +143,10 @@ class ImageSink(Sink):
         encoded = bytes(data)
         if suffix == ".png":
             encoded = _with_chunks(encoded, like, self._tags)
-        elif like.exif or like.icc:
-            _log.warning("a 16-bit TIFF is written without EXIF and colour profile; choose .png to keep them")
+        elif like.exif or like.icc or like.xmp or like.text:
+            _log.warning(
+                "a 16-bit TIFF is written without EXIF, XMP, text and colour profile; choose .png to keep them"
+            )
         staged.write_bytes(encoded)
 
     def finish(self) -> None:
@@ -167,8 +170,29 @@ class ImageSink(Sink):
             self.path.rmdir()
 
 
+def _words(like: Picture, tags: Mapping[str, str]) -> str:
+    """The text of a PNG, a line each, and the tags, for formats with one place for text; comments go without their name."""
+    found = {k: v for k, v in like.text.items() if not k.startswith("Raw profile type ")}  # EXIF in disguise
+    lines = [v if k.lower() in ("comment", "description") else f"{k}: {v}" for k, v in found.items()]
+    return "\n".join(filter(None, [*lines, "; ".join(f"{key}: {value}" for key, value in tags.items())]))
+
+
+def _tiff_tags(words: str, like: Picture) -> Image.Exif:
+    """EXIF, XMP and text as the tags of a TIFF. Text is bytes there, or Pillow would write a ? for what is not ASCII."""
+    out = Image.Exif()
+    out.load(like.exif or b"")
+    for tag, value in list(out.items()):
+        out[tag] = value.encode("latin-1", "replace") if isinstance(value, str) else value
+    if words:
+        out[_DESCRIPTION] = b"\n".join(filter(None, (out.get(_DESCRIPTION), words.encode())))
+    if like.xmp:
+        out[_XMP] = like.xmp
+    return out
+
+
 def _xmp(note: str, stored: bytes | None) -> bytes:
     """The stored XMP packet with the note in it as a property of our own; where there is none, a minimal one that has it."""
+    note = re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "", note)  # what XML cannot say
     escaped = note.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     if stored and not note:
         return stored

@@ -102,10 +102,11 @@ def read_picture(path: Path) -> Picture:
     if not os.path.exists(path):
         raise InputError(f"there is no file {path}; check the path")
     try:
-        if path.stat().st_size == 0:
+        data = path.read_bytes()
+        if not data:
             raise InputError(f"{path} is empty (0 bytes); copy it again")
-        with Image.open(path) as image:
-            return _read(path, image)
+        with Image.open(BytesIO(data)) as image:
+            return _read(path, data, image)
     except PermissionError as error:
         raise InputError(f"{path} cannot be read: permission denied; change its permissions") from error
     except UnidentifiedImageError as error:
@@ -116,14 +117,14 @@ def read_picture(path: Path) -> Picture:
         raise InputError(f"{path} is a damaged image ({error}); copy it again") from error
 
 
-def _read(path: Path, image: Image.Image) -> Picture:
+def _read(path: Path, data: bytes, image: Image.Image) -> Picture:
     pages = getattr(image, "n_frames", 1)
     if pages > 1 and image.format != "MPO":  # an MPO is a JPEG with previews behind it
         raise InputError(f"{path} holds {pages} pictures; split it, or convert an animation to a video first")
     mode, info = image.mode, image.info
     exif, icc, xmp = info.get("exif"), info.get("icc_profile"), info.get("xmp")
-    peak = _peak(path, image)
-    cut = not peak and _is_cut(path, image)
+    peak = _peak(data, image)
+    cut = not peak and _is_cut(data, image)
     if image.format == "TIFF":
         exif = _tiff_exif(image)
     tables = dict(getattr(image, "quantization", None) or {})
@@ -131,7 +132,7 @@ def _read(path: Path, image: Image.Image) -> Picture:
     pixels: Any
     if peak:
         image.load()  # which tells what is damaged, where OpenCV only fails
-        pixels = _MOVES.get(orientation, lambda a: a)(_read_deep(path, peak))
+        pixels = _MOVES.get(orientation, lambda a: a)(_read_deep(path, data, peak))
     else:
         pixels, icc = _pixels(path, ImageOps.exif_transpose(image), icc)
     dpi = info.get("dpi")
@@ -190,35 +191,30 @@ def _text(image: Image.Image, *, upright: bool) -> dict[str, str]:
     return {key: value for key, value in text.items() if not key.startswith(left_out)}
 
 
-def _peak(path: Path, image: Image.Image) -> int:
+def _peak(data: bytes, image: Image.Image) -> int:
     """The largest sample that a file can have where Pillow would cut it to 8 bits in silence and OpenCV does not; else 0."""
     if image.format == "PNG":
-        with path.open("rb") as file:
-            head = file.read(26)
-        deep = len(head) == 26 and head[24] == 16 and head[25] != 0  # bit depth; colour type 0 is grey
+        deep = len(data) >= 26 and data[24] == 16 and data[25] != 0  # bit depth; colour type 0 is grey
         return 65535 if deep else 0
     if image.format == "TIFF":
         bits = image.tag_v2.get(258, (8,))  # type: ignore[attr-defined]  # BitsPerSample
         return 65535 if len(bits) > 1 and max(bits) > 8 else 0
     if image.format == "PPM":
-        with path.open("rb") as file:
-            words = re.sub(rb"#[^\n]*", b"", file.read(4096)).split(maxsplit=4)  # magic, width, height, largest sample
+        words = re.sub(rb"#[^\n]*", b"", data[:4096]).split(maxsplit=4)  # magic, width, height, largest sample
         deep = len(words) > 3 and words[0] in (b"P2", b"P3", b"P5", b"P6") and int(words[3]) > 255
         return int(words[3]) if deep else 0
     if image.format == "JPEG2000":
-        data = path.read_bytes()
         bits = _jpeg2000_bits(data)
         return 2**bits - 1 if 8 < bits <= 16 and _SYCC not in data else 0  # OpenCV turns deep YCC into wrong colours
     return 0
 
 
-def _is_cut(path: Path, image: Image.Image) -> bool:
+def _is_cut(data: bytes, image: Image.Image) -> bool:
     """Whether Pillow reads 8 bits of samples that have more."""
     if image.format == "AVIF":
-        data = path.read_bytes()
         at = data.find(b"av1C")  # AV1 codec configuration box: two bytes, then the flags
         return 0 <= at < len(data) - 6 and bool(data[at + 6] & 0x40)  # high_bitdepth
-    return image.format == "JPEG2000" and image.mode in ("RGB", "RGBA") and _jpeg2000_bits(path.read_bytes()) > 8
+    return image.format == "JPEG2000" and image.mode in ("RGB", "RGBA") and _jpeg2000_bits(data) > 8
 
 
 def _jpeg2000_bits(data: bytes) -> int:
@@ -227,10 +223,9 @@ def _jpeg2000_bits(data: bytes) -> int:
     return (data[start + 42] & 0x7F) + 1 if 0 <= start < len(data) - 42 else 8
 
 
-def _read_deep(path: Path, peak: int) -> npt.NDArray[Any]:
+def _read_deep(path: Path, data: bytes, peak: int) -> npt.NDArray[Any]:
     # IMREAD_UNCHANGED also leaves the orientation alone; a PNM in plain text may end in a digit, where OpenCV reads on
-    data = path.read_bytes() + b"\n"
-    stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    stored = cv2.imdecode(np.frombuffer(data + b"\n", np.uint8), cv2.IMREAD_UNCHANGED)
     if stored is None or stored.dtype != np.uint16 or stored.ndim not in (2, 3):
         raise InputError(f"{path} has a sample format that cannot be kept; convert it to 16 bits per channel first")
     if peak != 65535:
@@ -246,7 +241,8 @@ def _tiff_exif(image: Image.Image) -> bytes | None:
     stored, out = image.getexif(), Image.Exif()
     for tag in _DESCRIPTIVE:
         if tag in stored:
-            out[tag] = stored.get_ifd(tag) if tag in (0x8769, 0x8825) else stored[tag]
+            value = stored.get_ifd(tag) if tag in (0x8769, 0x8825) else stored[tag]
+            out[tag] = value.encode("latin-1", "replace") if isinstance(value, str) else value  # as it was in the file
     return out.tobytes() if len(out) else None
 
 
@@ -283,10 +279,14 @@ class ImageSource(Source):
                 continue
         raise InputError(f"none of the {len(self.files)} images of {self.path} can be read")
 
+    def picture(self, index: int) -> Picture:
+        """One of the images; read anew where there are several."""
+        return self._only or read_picture(self.files[index])
+
     def __iter__(self) -> Iterator[Frame]:
         for index, file in enumerate(self.files):
             try:
-                picture = self._only or read_picture(file)
+                picture = self.picture(index)
             except InputError as error:
                 _log.warning("skipped: %s", error)
                 self.damaged += 1

@@ -19,6 +19,7 @@ from streamfix.errors import InputError
 from streamfix.media import facts
 from streamfix.media.base import Source
 from streamfix.media.deinterlace import Deinterlacer
+from streamfix.media.joins import JOINABLE, Joins, Mover, find_joins
 from streamfix.media.repair import limit
 from streamfix.media.timeline import Holes, Timeline
 from streamfix.types import Facts, Frame
@@ -101,7 +102,7 @@ class VideoSource(Source):
     hdr: static HDR metadata or None. sample_aspect_ratio: of the stored pixels, 0 where the file does not say. metadata,
     stream_metadata, disposition: the file's and the stream's own tags. audio_rates: samples a second of each audio stream.
     covers: indexes of cover art. interlaced: whether the first frame is. origin: seconds at which the file starts, which
-    `start` and `end` count from.
+    `start` and `end` count from. joins: of the recordings that the file was put together from.
     """
 
     is_still = False
@@ -135,6 +136,10 @@ class VideoSource(Source):
         self.origin = Fraction(container.start_time or 0, av.time_base)
         limits = [None if t is None else self._tick(t) for t in (self.start, self.end)]
         self._first, self._last = limits
+        self.joins = Joins()
+        if container.format.name in JOINABLE:
+            with open_container(self.path) as other:
+                self.joins = find_joins(other, stream.index)
         self._descriptions = facts.describe(container)  # before any decoder's threads run: it turns logging on
         self._decoded = self._seek_and_decode()
         head = next(self._decoded, None)
@@ -177,6 +182,8 @@ class VideoSource(Source):
 
     def _declared_duration(self) -> float | None:
         stream, container = self._stream, self._container
+        if self.joins:
+            return self.joins.duration
         if stream.duration:
             return float(stream.duration * self.time_base)
         return container.duration / av.time_base if container.duration else None
@@ -240,9 +247,16 @@ class VideoSource(Source):
                 yield from decoded
                 return
 
+    def _go_to(self, container: av.container.InputContainer, tick: int) -> None:
+        """Go to a key frame at or before a time; in joined recordings by its place, as times say nothing there."""
+        if self.joins:
+            container.seek(self.joins.byte(tick * self.time_base), unsupported_byte_offset=True)
+        else:
+            container.seek(tick, stream=container.streams[self.index], backward=True)
+
     def _seek(self, tick: int) -> None:
         try:
-            self._container.seek(tick, stream=self._stream, backward=True)
+            self._go_to(self._container, tick)
         except (av.error.FFmpegError, OverflowError):  # no index, or beyond all time: read it from the start
             self._container.close()
             self._container = open_container(self.path)
@@ -297,7 +311,7 @@ class VideoSource(Source):
     def _packets(self) -> Iterator[av.Packet[av.stream.Stream]]:
         """Packets of the video stream. Notes where the others end too, to tell a file that was cut off."""
         reached: Fraction | None = None
-        holes = Holes(self._container.format.name)
+        holes, move = Holes(self._container.format.name), Mover(self.joins)
         packets = self._container.demux()
         while True:
             try:
@@ -310,11 +324,13 @@ class VideoSource(Source):
             if not packet.size:  # the demuxer's own flush packets, and frames that AVI left out
                 continue
             self.damaged += holes(packet, self.index)
+            before = move.changed
+            move(packet)
             stamp = packet.pts if packet.pts is not None else packet.dts  # AVI has dts alone
             if packet.stream.type in ("video", "audio", "subtitle") and stamp is not None:
                 reached = max(reached or Fraction(0), (stamp + (packet.duration or 0)) * packet.time_base)
             if packet.stream_index == self.index:
-                self.damaged += packet.is_corrupt
+                self.damaged += packet.is_corrupt + move.changed - before
                 yield packet
         declared = Fraction(self._container.duration or 0, av.time_base) + self.origin
         honest = _DECLARES_DURATION & set(self._container.format.name.split(","))
@@ -331,11 +347,12 @@ class VideoSource(Source):
             stream.codec_context.thread_count = 1
             if known:
                 try:
-                    container.seek(min(known), stream=stream, backward=True)
+                    self._go_to(container, min(known))
                 except av.error.FFmpegError:
                     container.seek(0)
-            context, beyond = stream.codec_context, not known
+            context, beyond, move = stream.codec_context, not known, Mover(self.joins)
             for packet in container.demux(stream):
+                move(packet)
                 try:
                     pictures = context.decode(packet if packet.size else None)
                 except av.error.FFmpegError:

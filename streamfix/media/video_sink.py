@@ -62,7 +62,8 @@ class VideoSink(Sink):
     Time: every frame keeps its pts to the tick wherever the container's clock can say it (MP4 and MOV always: the time
     scale is set to the source's; Matroska counts milliseconds, MPEG-TS and FLV have clocks of their own). AVI and MPEG
     program streams know a constant rate only: a frame off that grid raises OutputError. AVI has no
-    time stamps for sound either: sound that begins late or pauses raises it too. Program streams (.mpg, .vob) do
+    time stamps for sound either: sound that begins late or pauses raises it too. FLV and NUT have no time before zero: the
+    priming of sound waits for it, with a warning, and sound that begins earlier raises it. Program streams (.mpg, .vob) do
     not carry H.264 with its times, so the default codec becomes MPEG-2 there.
     """
 
@@ -110,7 +111,7 @@ class VideoSink(Sink):
         self._scaled = False
         try:
             self._output = self._open()
-            self._copier = StreamCopier(like.path, self._output, video=like.index, drop=drop)
+            self._copier = StreamCopier(like.path, self._output, video=like.index, drop=drop, joins=like.joins)
             self._add_streams()
         except BaseException:
             self.discard()
