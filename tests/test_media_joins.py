@@ -3,6 +3,7 @@
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import pytest
@@ -130,3 +131,13 @@ def test_a_large_file_is_read_whole_only_where_a_look_here_and_there_finds_a_joi
     monkeypatch.setattr(joins, "_starts", lambda *_: pytest.fail("the whole file is read"))
     with open_source(parts[1]) as frames:
         assert len(list(frames)) == 50
+
+
+def test_the_first_picture_after_a_join_may_bear_the_decoding_time_of_the_recording_before() -> None:
+    """As FFmpeg gives it of program streams whose packets of video hold no whole pictures."""
+    stamps = (
+        [(n, 3600 * n, 3600 * n) for n in range(50)] + [(50, 0, 50 * 3600)] + [(51 + n, 3600 * n, 0) for n in range(9)]
+    )
+    video = SimpleNamespace(type="video")
+    read = [SimpleNamespace(stream=video, stream_index=0, pos=1000 * n, pts=pts, dts=dts) for n, pts, dts in stamps]
+    assert joins._starts(SimpleNamespace(demux=lambda: iter(read)), 0) == [0, 50_000]  # type: ignore[arg-type]

@@ -104,7 +104,7 @@ def _steps_back(container: av.container.InputContainer, video: int) -> bool:
     last: int | None = None
     for place in range(0, container.size, _LOOK):
         container.seek(place, unsupported_byte_offset=True)
-        now = next((p.dts for p in _packets(container) if p.stream_index == video), None)
+        now = next((p.pts for p in _packets(container) if p.stream_index == video), None)
         if now is not None:
             if _jumped(last, now):
                 container.seek(0, unsupported_byte_offset=True)
@@ -124,7 +124,8 @@ def _starts(container: av.container.InputContainer, video: int) -> list[int]:
     """Where the other streams end, in bytes."""
     before, anew, others = 0, list[tuple[int, int]](), list[int]()
     for packet in _packets(container):
-        index, now, place = packet.stream_index, packet.dts or 0, packet.pos
+        # not dts: the first packet after a join has that of the recording before
+        index, now, place = packet.stream_index, packet.pts or 0, packet.pos
         jumped = _jumped(last.get(index), now)
         last[index] = now
         if place is None:
