@@ -53,9 +53,11 @@ class RetinaFaceNet:
 
     def candidates(self, canvases: npt.NDArray[np.uint8], *, threshold: float) -> list[Candidates]:
         """canvases: uint8 RGB (B, H, W, 3). One Candidates a canvas, coordinates with pixel centres at integers."""
-        batch = canvases[..., ::-1].astype(np.float32) - _MEAN_BGR
+        batch = np.empty((len(canvases), 3, *canvases.shape[1:3]), np.float32)
+        for i, mean in enumerate(_MEAN_BGR):  # a plane at a time: a quarter of the time of whole pictures
+            np.subtract(canvases[..., 2 - i], mean, out=batch[:, i])
         try:
-            loc, conf, points = self._session.run(None, {"input": np.ascontiguousarray(batch.transpose(0, 3, 1, 2))})
+            loc, conf, points = self._session.run(None, {"input": batch})
         except Exception as error:
             raise ModelError(f"the embedded face detector failed while it ran ({error})") from error
         priors = _priors(canvases.shape[2], canvases.shape[1])
