@@ -70,6 +70,16 @@ def test_tags_without_a_name_in_itunes_survive_in_mp4(tmp_path: Path) -> None:
     assert (found["title"], found["camera"], found["enhanced"]) == ("A title", "seven", "yes")
 
 
+def test_tags_without_a_name_in_avi_go_into_its_comment(tmp_path: Path) -> None:
+    source = make_video(tmp_path / "in.mkv", metadata={"title": "A title", "camera": "seven", "comment": "mine"})
+    once = copy(source, tmp_path / "once.avi", tags={"enhanced": "yes"})
+    for target in (once, copy(once, tmp_path / "again.avi")):  # which takes what it finds for known
+        with av.open(str(target)) as container:
+            found = container.metadata
+        assert found["title"] == "A title"
+        assert sorted(found["comment"].lower().split("\n")) == ["camera: seven", "enhanced: yes", "mine"]
+
+
 @pytest.mark.parametrize(("suffix", "other"), [(".mp4", ".mkv"), (".mkv", ".mp4"), (".mp4", ".mov"), (".mp4", ".ts")])
 def test_sound_survives_a_change_of_container(tmp_path: Path, suffix: str, other: str) -> None:
     source = make_video(tmp_path / f"in{suffix}", frames=60, audio=["aac", "aac"], bframes=2)

@@ -25,7 +25,8 @@ _log = logging.getLogger(__name__)
 
 _HAS_ASPECT = {"libx264", "libx265", "mpeg2video", "h264_nvenc", "hevc_nvenc"}  # in the stream itself
 _MAX_TIMESCALE = 2**31 - 1
-_OWN_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # these speak of the container itself
+_OWN_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder", "software"}  # these speak of the container itself
+_RIFF = {"title", "artist", "album", "date", "comment", "genre", "copyright", "language", "track", "encoded_by"}
 _ITUNES = {
     "title",
     "artist",
@@ -170,8 +171,9 @@ class VideoSink(Sink):
         self._stream.metadata.update({k: v for k, v in like.stream_metadata.items() if k.lower() not in _OWN_METADATA})
         self._stream.disposition = like.disposition
         tags = {k: v for k, v in like.metadata.items() if k.lower() not in _OWN_METADATA} | self._tags
-        if self._itunes:
-            unknown = {k: v for k, v in tags.items() if k.lower() not in _ITUNES}
+        known = _ITUNES if self._itunes else _RIFF if self._form == "avi" else None
+        if known is not None:  # what has no name there goes into the comment
+            unknown = {k: v for k, v in tags.items() if k.lower() not in known}
             tags = {k.lower(): v for k, v in tags.items() if k not in unknown}
             lines = [tags["comment"]] if "comment" in tags else []
             tags["comment"] = "\n".join(lines + [f"{k}: {v}" for k, v in unknown.items()])
