@@ -106,7 +106,7 @@ class AlignedPipeline(Pipeline):
             picture = av.VideoFrame.from_ndarray(
                 np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90)), format="rgb24"
             )
-            picture.pts, picture.time_base = frame.picture.pts, frame.picture.time_base
+            picture.pts, picture.time_base = frame.pts, frame.time_base
             if report is not None:
                 report.faces += 1
                 report.frames_with_faces += 1

@@ -90,7 +90,7 @@ def weights_dir() -> Path:
 def models_dir() -> Path:
     """Folder of downloaded weights."""
     home = os.environ.get("STREAMFIX_HOME")
-    return (Path(home) if home else Path.home() / ".cache" / "streamfix") / "models"
+    return (Path(home).expanduser() if home else Path.home() / ".cache" / "streamfix") / "models"
 
 
 def mirrored(address: str) -> str:

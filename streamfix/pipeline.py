@@ -91,6 +91,10 @@ class Pipeline:
     ) -> None:
         if not 0.0 <= strength <= 1.0:
             raise UsageError(f"strength must lie between 0 (input) and 1 (restored), not {strength:g}")
+        if batch_size < 1 or lookahead < 0:
+            raise UsageError(
+                f"a batch holds at least 1 face, and a lookahead 0 frames: not {batch_size} and {lookahead}"
+            )
         self.restorer, self.detector, self.select = restorer, detector, select
         self.strength, self.lookahead, self.batch_size = strength, lookahead, batch_size
         if parser is not None and not protect:
@@ -258,10 +262,10 @@ def _scale(matrix: npt.NDArray[np.float64]) -> float:
 
 def load_pipeline(
     *,
-    model: str = "auto",
+    model: str | Path = "auto",
     detector: str = "auto",
     device: str = "auto",
-    faces: str = "all",
+    faces: str | Path = "all",
     min_size: float = 0.0,
     strength: float = 1.0,
     lookahead: int = 12,
@@ -300,10 +304,10 @@ def enhance(
     output: str | Path,
     *,
     pipeline: Pipeline | None = None,
-    model: str = "auto",
+    model: str | Path = "auto",
     detector: str = "auto",
     device: str = "auto",
-    faces: str = "all",
+    faces: str | Path = "all",
     min_size: float = 0.0,
     strength: float = 1.0,
     start: float | None = None,
@@ -322,7 +326,7 @@ def enhance(
     chooses the container. pipeline: from `load_pipeline`, when many files are to share one; else model, detector, device,
     faces, min_size (source pixels) and strength (0..1) describe it, never both. start, end: seconds. compare: write input and output
     side by side. codec, crf, preset, drop: as `open_sink` has them.
-    progress: called after every written frame with the report so far.
+    progress: called after every written frame with the report so far, always the same object.
     Raises a StreamfixError whose message is one sentence; nothing is left at `output` then.
     """
     given = (model, detector, device, faces, min_size, strength)

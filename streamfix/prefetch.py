@@ -6,8 +6,11 @@ import queue
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
+_fed_by: WeakKeyDictionary[threading.Thread, threading.Thread] = WeakKeyDictionary()
+"""Which thread's results each thread took last."""
 
 
 def prefetch(items: Iterable[T], size: int) -> Generator[T, None, None]:
@@ -46,6 +49,7 @@ def prefetch(items: Iterable[T], size: int) -> Generator[T, None, None]:
     thread.start()
     try:
         while True:
+            _fed_by[threading.current_thread()] = thread
             more, item = ready.get()
             if more:
                 yield item  # type: ignore[misc]  # `more` says that it is a T
@@ -55,4 +59,13 @@ def prefetch(items: Iterable[T], size: int) -> Generator[T, None, None]:
                 return
     finally:
         stopped.set()
-        thread.join()
+        if not _feeds(threading.current_thread(), thread):
+            thread.join()
+
+
+def _feeds(one: threading.Thread, other: threading.Thread | None) -> bool:
+    # The garbage collector closes what nobody closed, in whatever thread it runs. One that `other` waits for, or `other`
+    # itself, must not wait for it: it ends by itself then, with its next result.
+    while other is not None and other is not one:
+        other = _fed_by.get(other)
+    return other is one

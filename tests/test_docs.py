@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer.main
+from interlcm_small import smallest_modules
+from media_files import make_video
 
 from streamfix.cli import app
 
@@ -96,3 +99,25 @@ def test_most_pages_show_commands_and_wrong_ones_are_seen() -> None:
     ):
         with pytest.raises(Exception, match=r"."):
             parse(line, whole)
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("in", "a", "b"):
+        make_video(tmp_path / f"{name}.mp4", frames=2, size=(32, 32))
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    networks = smallest_modules()
+    given = {
+        "crops": torch.zeros(1, 3, 512, 512),
+        "lq": torch.zeros(1, 3, 64, 64),
+        "clip_tokens": torch.zeros(1, 197, 768),
+        "controlnet": networks["spatial_encoder"],
+        "ve": networks["visual_encoder"],
+        **networks,
+    }
+    for block in blocks:  # a quick restorer and a small face: names, arguments and shapes are what is looked at
+        exec(block.replace('"lite"', '"passthrough"').replace("64, 64)", "8, 8)"), given)
+    assert {p.name for p in tmp_path.iterdir()} >= {"out.mp4", "restored-a.mp4", "restored-b.mp4", "again.mp4"}
+    assert given["restored"].shape == given["crops"].shape
+    assert given["face"].shape == given["lq"].shape

@@ -44,6 +44,24 @@ def test_the_astronaut_and_something_else(astronaut):
     assert [i for i, cut in enumerate(found) if cut] == [3, 6]
 
 
+@pytest.mark.parametrize(("width", "height"), [(100, 180), (160, 90)])
+def test_black_bars_do_not_hide_a_cut(width, height):
+    def barred(picture):
+        left, top = (320 - width) // 2, (180 - height) // 2
+        return np.pad(picture, ((top, 180 - height - top), (left, 320 - width - left), (0, 0)))
+
+    found = shots(*[barred(window(p, i, size=(width, height))) for p in (A, B) for i in range(5)])
+    assert [i for i, cut in enumerate(found) if cut] == [5]
+
+
+@pytest.mark.parametrize("light", [0.1, 0.25])
+def test_a_cut_in_the_dark_is_found(light):
+    rng = np.random.default_rng(0)
+    dark = [window(p, 3 * i) * light + rng.normal(0, 2, (180, 320, 3)) for p in (A, B) for i in range(6)]
+    found = shots(*[np.clip(p, 0, 255).astype(np.uint8) for p in dark])
+    assert [i for i, cut in enumerate(found) if cut] == [6]
+
+
 @pytest.mark.parametrize(
     "motion",
     [
@@ -82,6 +100,12 @@ def test_the_end_of_a_flash_is_no_cut():
 def test_from_black_into_a_scene_is_a_cut():
     black = np.zeros((180, 320, 3), np.uint8)
     assert shots(black, black, black, black, window(A), window(A, 1)) == [False, False, False, False, True, False]
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_same_colours_at_other_places_are_no_warning():
+    picture = np.random.default_rng(0).integers(0, 255, (36, 64, 3), dtype=np.uint8)
+    assert shots(picture, picture[::-1]) == [False, False]
 
 
 def test_any_size_will_do():

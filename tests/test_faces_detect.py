@@ -54,6 +54,14 @@ def test_a_face_of_24_pixels_in_full_hd_is_found(detector, astronaut):
     assert math.dist(face.landmarks[2], (1200 + NOSE[0] * zoom, 700 + NOSE[1] * zoom)) < 2.5
 
 
+def test_each_face_of_a_group_photograph_is_found(detector, astronaut):
+    small = cv2.resize(astronaut[:240, 100:340], (58, 58), interpolation=cv2.INTER_AREA)  # faces of 24 px
+    tile = np.pad(small, ((0, 20), (0, 20), (0, 0)), constant_values=90)
+    crowd = np.pad(np.tile(tile, (6, 10, 1)), ((40, 572), (40, 1100), (0, 0)), constant_values=90)
+    noisy = np.clip(crowd + np.random.default_rng(0).normal(0, 4, crowd.shape), 0, 255).astype(np.uint8)
+    assert len(certain(detector.detect(noisy))) == 60
+
+
 def test_a_face_that_fills_the_frame_is_found_once(detector, astronaut):
     frame = scaled(astronaut[30:200, 140:320], 6)
     (face,) = detector.detect(frame)

@@ -86,8 +86,9 @@ def test_files_that_are_no_face_embedding(grid: Path, tmp_path: Path) -> None:
         FaceEmbedding(grid, norm="bgr")
     with pytest.raises(ModelError, match=r"there is no file .*nowhere\.onnx"):
         FaceEmbedding(tmp_path / "nowhere.onnx")
-    with pytest.raises(ModelError, match="does not run on"):
+    with pytest.raises(ModelError, match="does not run on") as caught:
         FaceEmbedding(save_embedding(tmp_path / "large.onnx", size=224))
+    assert "\n" not in str(caught.value)
     nodes = [helper.make_node("Relu", ["image"], ["out"])]
     tensors = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 112, 112])] for name in ("image", "out")]
     graph = helper.make_graph(nodes, "picture", *tensors)
@@ -143,3 +144,8 @@ def test_a_photo_without_a_face_is_told(grid: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(photo), np.full((64, 64, 3), 128, np.uint8))
     with pytest.raises(InputError, match="no face is found"):
         load_pipeline(model="passthrough", detector="retinaface", faces=str(photo), embedding=grid)
+
+
+def test_an_input_scaling_of_no_embedding_is_told() -> None:
+    with pytest.raises(UsageError, match="name its file with --embedding"):
+        load_detector("retinaface", embedding_norm="imagenet")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from streamfix.errors import UsageError
 from streamfix.faces import follow
 from streamfix.faces.align import Similarity
+from streamfix.faces.follower import MOST_STEP, _Follower
 from streamfix.faces.smooth import WINDOW
 from streamfix.faces.track import CONFIRM_FRAMES, MAX_GAP
 
@@ -245,10 +246,23 @@ def test_a_face_that_comes_and_goes_within_a_scene_is_faded():
 
 def test_fades_follow_the_clock_not_the_frame_count():
     pts = np.cumsum([1 if i % 2 else 3 for i in range(90)]).tolist()
-    frames = placed(scene([[face(200, 200)] if 20 <= i < 60 else [] for i in range(90)], pts=pts), fade=0.4)
+    frames = placed(scene([[face(200, 200)] if 20 <= i < 60 else [] for i in range(90)], pts=pts), fade=0.6)
     (track,) = by_id(frames).values()
     for i in range(20, 26):
-        assert track[i].strength == pytest.approx(min((pts[i] - pts[20]) / FPS / 0.4, 1))
+        assert track[i].strength == pytest.approx(min((pts[i] - pts[20]) / FPS / 0.6, 1))
+
+
+@pytest.mark.parametrize("lookahead", [4, 12])
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_frame_that_is_long_in_coming_makes_nothing_pop(comes, lookahead):
+    pts = [i if i < 23 else i + 5 * FPS for i in range(80)]
+    frames = placed(
+        scene([[face(200, 200)] if (i >= 20) == comes else [] for i in range(80)], pts=pts), lookahead=lookahead
+    )
+    (track,) = by_id(frames).values()
+    everywhere = [track[i].strength if i in track else 0.0 for i in range(80)]
+    assert np.abs(np.diff(everywhere)).max() <= MOST_STEP + 1e-9
+    assert max(everywhere) == 1
 
 
 def test_there_is_nothing_to_fade_at_the_ends_of_the_source_and_at_cuts():
@@ -339,8 +353,6 @@ def test_follow_holds_no_more_frames_than_it_needs(lookahead):
 
 
 def test_memory_does_not_grow_with_length():
-    from streamfix.faces.follower import _Follower
-
     follower = _Follower(lookahead=12, fade=0.25, select=None)
     rng = np.random.default_rng(3)
     held = []
@@ -350,7 +362,12 @@ def test_memory_does_not_grow_with_length():
             pass
         tracker = follower._tracker
         everything = {id(t): t for t in tracker.tracks + tracker._active + tracker._lost}
-        held.append(sum(len(t.hits) for t in everything.values()) + len(follower._waiting) + len(follower._strengths))
+        held.append(
+            sum(len(t.hits) for t in everything.values())
+            + len(follower._waiting)
+            + len(follower._strengths)
+            + len(follower._clocks)
+        )
     assert max(held[300:]) <= max(held[50:300]) + 5
     assert max(held) < 400
 

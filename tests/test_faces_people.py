@@ -87,6 +87,7 @@ def test_what_is_not_said(folder: Path) -> None:
         ('[[person]]\nname = "Anna"\nphotos = "anna.jpg"', "photos must be a list of names"),
         ('[[person]]\nname = "Anna"\nphoto = ["anna.jpg"]', "photo must be the name of a file"),
         (ANNA + ANNA, "two people called Anna"),
+        (ANNA + 'others = "restore"', r"others is said of the whole file; write it above the first \[\[person\]\]"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_place(folder: Path, text: str, message: str) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -151,6 +152,34 @@ def test_a_photo_that_the_system_does_not_give(tmp_path):
         select(str(tmp_path))
     with pytest.raises(UsageError, match="no file"):
         select("x" * 5000 + ".jpg")
+
+
+def test_photos_that_leave_a_doubt_are_told(tmp_path, caplog):
+    class Two(Recogniser):
+        def detect(self, image):
+            (one,) = super().detect(image)
+            return [one, replace(one, box=one.box + 200), replace(one, box=one.box * 0.2)]
+
+    red = tmp_path / "red.png"
+    cv2.imwrite(str(red), np.full((64, 64, 3), (0, 0, 255), np.uint8))
+    cv2.imwrite(str(tmp_path / "blue.png"), np.full((64, 64, 3), (255, 0, 0), np.uint8))
+    both = tmp_path / "both.toml"
+    both.write_text("\n".join(f'[[person]]\nname = "{n}"\nphoto = "{n}.png"' for n in ("red", "blue")))
+    select(str(both))
+    assert not caplog.messages
+    parse_select(str(red), Two())
+    assert caplog.messages == [f"{red} shows 2 faces; the largest of them is taken for the person"]
+    both.write_text(both.read_text().replace('"blue.png"', '"red.png"'))
+    caplog.clear()
+    select(str(both))
+    assert caplog.messages == [
+        "red and blue look like one person in their photos; each face is taken for one of them only"
+    ]
+
+
+def test_embeddings_of_two_models_are_refused():
+    with pytest.raises(ModelError, match=r"different length \(2, 3\)"):
+        SelectPeople([somebody("Anna", A), somebody("Bert", (*B, 0.0))])
 
 
 # --- the background ---

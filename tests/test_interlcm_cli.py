@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from streamfix.enlarge import EnlargingPipeline, Lanczos, load_background
 from streamfix.errors import DependencyError, InputError
 from streamfix.pipeline import Pipeline
 from streamfix.restore.passthrough import Passthrough
+from streamfix.types import Frame
 
 SAMPLE = Path(__file__).parent.parent / "samples" / "webcam.mp4"
 ONE = "interlcm-1step"
@@ -222,3 +225,12 @@ def test_an_aligned_pipeline_changes_nothing_by_itself(face: np.ndarray, tmp_pat
     report = enhance(tmp_path / "a.png", tmp_path / "b.png", pipeline=AlignedPipeline(restorer=Passthrough()))
     assert report.faces == 1
     assert np.array_equal(pixels(tmp_path / "b.png"), face)
+
+
+@pytest.mark.parametrize("compare", [False, True])
+def test_an_aligned_pipeline_takes_frames_made_by_hand(face: np.ndarray, compare: bool) -> None:
+    made = av.VideoFrame.from_ndarray(face, format="rgb24")  # as the caller has it: no time stamps of its own
+    frame = Frame(picture=made, index=0, pts=7, time_base=Fraction(1, 25))
+    (out,) = AlignedPipeline(restorer=Passthrough()).run([frame], compare=compare)
+    assert (out.picture.pts, out.picture.time_base) == (out.pts, out.time_base) == (7, Fraction(1, 25))
+    assert np.array_equal(out.picture.to_ndarray(format="rgb24")[:, : face.shape[1]], face)

@@ -182,6 +182,9 @@ def test_noise_of_the_wrong_number_or_shape_is_told(model: InterLCM, golden: dic
     for noise in (g["noise"][:2], torch.zeros(3, 2, 4, 16, 16), torch.zeros(3, 1, 4, 8, 8), torch.zeros(4, 16)):
         with pytest.raises(ModelError, match="noise"):
             model.restore_from_tokens(g["lq"], g["clip_tokens"], noise)
+    for steps in (0, 51):
+        with pytest.raises(ModelError, match=f"between 1 and 50, not {steps}"):
+            model.schedule(steps)
     with pytest.raises(UsageError, match="colour fix"):
         model.restore_from_tokens(g["lq"], g["clip_tokens"], g["noise"], color_fix="sepia")
     with pytest.raises(ModelError, match="without CLIP"):

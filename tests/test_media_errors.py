@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from media_files import make_video, pattern, pictures, planes, times
 from test_media_time import copy
 
-from streamfix.errors import DependencyError, InputError, OutputError, StreamfixError
+from streamfix.errors import DependencyError, InputError, OutputError, StreamfixError, UsageError
 from streamfix.media import find_media, open_sink, open_source
 from streamfix.media.repair import limit
 
@@ -322,3 +323,66 @@ def test_samples_beyond_their_depth_are_brought_back(pix_fmt: str) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
     assert not limit(picture)
     assert not limit(pattern(0))
+
+
+def test_a_source_closed_while_its_frames_are_taken_is_told(tmp_path: Path) -> None:
+    source = open_source(make_video(tmp_path / "in.mkv", frames=40))
+    taken = iter(source)
+    next(taken)
+    source.close()
+    with pytest.raises(RuntimeError, match="was closed before all of its frames were taken"):
+        list(taken)  # FFmpeg would crash
+
+
+def test_a_source_closed_while_another_thread_decodes_is_told(tmp_path: Path) -> None:
+    source = open_source(make_video(tmp_path / "in.mkv", frames=400))
+    begun, said = threading.Event(), []
+
+    def take() -> None:
+        try:
+            for _ in source:
+                begun.set()
+        except RuntimeError as error:
+            said.append(str(error))
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    assert begun.wait(10)
+    source.close()
+    thread.join(10)
+    assert not said or "was closed before" in said[0]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files are listed under /proc on Linux")
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_part_file_is_let_go_of_when_a_job_ends(tmp_path: Path, fails: bool) -> None:
+    source = make_video(tmp_path / "in.mkv", frames=4)
+    with (
+        contextlib.suppress(KeyError),
+        open_source(source) as frames,
+        open_sink(tmp_path / "o.mp4", like=frames) as sink,
+    ):
+        for frame in frames:
+            sink.write(frame)
+            if fails:
+                raise KeyError
+    held = [
+        os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd") if n.isdecimal() and _is_open(int(n))
+    ]
+    assert not [name for name in held if str(tmp_path) in name]  # a deleted file keeps its space while it is open
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:  # the descriptor of the listing itself
+        return False
+    return True
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_times_that_are_none(tmp_path: Path, value: float) -> None:
+    source = make_video(tmp_path / "in.mkv", frames=4)
+    for name in ("start", "end"):
+        with pytest.raises(UsageError, match="a start and an end are seconds"):
+            open_source(source, **{name: value})

@@ -161,7 +161,7 @@ def test_sound_that_comes_back_broken_from_nut_is_refused(tmp_path: Path) -> Non
 
 
 def test_dropping(tmp_path: Path, everything: Path) -> None:
-    target = copy(everything, tmp_path / "out.mp4", drop=["subtitles", "attachments", "2"])
+    target = copy(everything, tmp_path / "out.mp4", drop=["subtitles", "attachments", 2])
     assert [k for k, _ in kinds(target) if k != "data"] == ["video", "audio"]  # MP4 stores the chapters in a data track
     assert hashes(target, "audio") == hashes(everything, "audio")[:1]
     assert kinds(copy(everything, tmp_path / "silent.mkv", drop=["audio"]))[1] == ("subtitle", "eng")

@@ -245,3 +245,8 @@ def test_embedded_weights_are_checked(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_every_embedded_model_is_whole() -> None:
     assert {m.name for m in models.catalogue() if m.url is None} == {"lite", "retinaface"}
     assert [verify(models.find(name)) for name in ("lite", "retinaface")] == [True, True]
+
+
+def test_the_folder_of_models_may_lie_under_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMFIX_HOME", "~/faces")  # as a .env file or a container hands it on: no shell has seen it
+    assert models.models_dir() == Path.home() / "faces" / "models"

@@ -1,10 +1,16 @@
-"""The wheel: weights travel in it, and the main job runs from anywhere."""
+"""The wheel: weights travel in it, and the main job runs from anywhere. And what a program around the package relies on."""
 
+import gc
 import os
 import subprocess
 import sys
+import threading
+import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+
+from streamfix.prefetch import prefetch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -61,3 +67,40 @@ def test_the_wheel_carries_its_weights_and_runs_elsewhere(tmp_path: Path) -> Non
         where, cwd=elsewhere, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True
     )
     assert Path(place.stdout.strip()) == site / "streamfix" / "weights"
+
+
+def test_the_names_of_the_package_are_there_before_they_are_loaded() -> None:
+    names = "import sys, streamfix; print(*dir(streamfix)); assert 'torch' not in sys.modules; from streamfix import *; enhance"
+    said = subprocess.run([sys.executable, "-c", names], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert said.returncode == 0, said.stderr
+    assert {"enhance", "load_pipeline", "load_restorer", "Pipeline", "Report"} <= set(said.stdout.split())
+
+
+def test_stages_that_nobody_closed_may_be_collected_in_a_thread_of_their_own() -> None:
+    forgotten = threading.Event()
+    before = set(threading.enumerate())
+
+    def collecting() -> Iterator[int]:
+        for number in range(1000):
+            time.sleep(0.02)
+            if forgotten.is_set():
+                gc.collect()
+            yield number
+
+    class Job:  # a cycle, as a traceback or a callback makes one
+        def __init__(self) -> None:
+            first = prefetch(collecting(), 4)
+            self.frames, self.me = prefetch((number for number in first), 2), self
+
+    gc.disable()
+    try:
+        job = Job()
+        next(job.frames)
+        del job
+        forgotten.set()
+        patience = time.monotonic() + 5
+        while set(threading.enumerate()) - before and time.monotonic() < patience:
+            time.sleep(0.02)
+    finally:
+        gc.enable()
+    assert not set(threading.enumerate()) - before

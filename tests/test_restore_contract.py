@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,27 @@ def test_not_a_number_is_an_error_and_never_a_face(faces: list[np.ndarray]) -> N
         restore_images(restorer, [faces[0], broken])
 
 
+class Own:
+    """A restorer as a user writes one around a module."""
+
+    name, sha256, device, dtype = "own", None, torch.device("cpu"), torch.float32
+
+    def __init__(self, answer: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.answer = answer
+
+    def restore(self, crops: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        return self.answer(crops)
+
+
+def test_a_restorer_of_ones_own_may_be_a_plain_module_and_hears_what_is_wrong(faces: list[np.ndarray]) -> None:
+    module = torch.nn.Conv2d(3, 3, 1)
+    (out,) = restore_images(Own(module), faces[:1])
+    assert out.shape == (512, 512, 3)
+    for wrong in (lambda x: x.half(), lambda x: x[..., :256], lambda x: x[:0], lambda x: x[:1]):
+        with pytest.raises(ModelError, match=r"the restorer own answered with torch\.float(16|32) of shape \("):
+            restore_images(Own(wrong), faces)
+
+
 @pytest.mark.parametrize("shape", [(3, 512, 512), (1, 3, 256, 256), (1, 1, 512, 512), (0, 3, 512, 512)])
 def test_wrong_shapes_are_refused(shape: tuple[int, ...]) -> None:
     for name in ("lite", "passthrough"):
@@ -122,6 +144,21 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         load_restorer("lite", dtype="int4")
     with pytest.raises(ModelError, match="device"):
         load_restorer("lite", device="abacus")
+    with pytest.raises(UsageError, match="at least 1 thread, not 0"):
+        load_restorer("lite", threads=0)
+
+
+def test_a_path_is_a_name_too() -> None:
+    assert load_restorer(weights_dir() / "lite.safetensors", device="cpu").name == "lite"
+
+
+def test_it_computes_in_its_own_precision_whatever_the_default_of_the_program_is(faces: list[np.ndarray]) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        answer, states = LiteRestorer(dtype=torch.float32).restore_next(crops_of(faces[:1]), [None])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert answer.dtype is states[0].dtype is torch.float32
 
 
 def test_corrupted_embedded_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

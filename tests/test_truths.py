@@ -33,6 +33,12 @@ def test_a_pipeline_is_described_once(lite: Pipeline, tmp_path: Path) -> None:
         enhance("nowhere.mp4", tmp_path / "out.mkv", pipeline=lite, strength=0.5)
 
 
+def test_a_batch_of_nobody_and_a_look_back_are_refused(lite: Pipeline) -> None:
+    for wrong in ({"batch_size": 0}, {"lookahead": -1}):
+        with pytest.raises(UsageError, match="at least 1 face"):
+            Pipeline(restorer=lite.restorer, detector=lite.detector, **wrong)
+
+
 def test_freeze(clip: Callable[..., Path], face_picture: np.ndarray, tmp_path: Path, lite: Pipeline) -> None:
     still = degraded(face_picture, 0)
     source = clip("still.mkv", [still] * 16)

@@ -80,7 +80,7 @@ Strip = Annotated[Path | None, typer.Option(help="Write a picture strip, a PNG: 
 def check_outputs(strip: Path | None, markdown: Path | None, *, sources: Sequence[Path], overwrite: bool) -> None:
     """Before the work: UsageError or OutputError where a strip or Markdown could not be written after it."""
     from streamfix.inspection import check_sheet
-    from streamfix.media.part import part_of, prepare
+    from streamfix.media.part import part_of, prepare, release
 
     if strip is not None:
         check_sheet(strip, source=sources[0], what="the strip")
@@ -89,6 +89,7 @@ def check_outputs(strip: Path | None, markdown: Path | None, *, sources: Sequenc
             prepare(path, source=source, overwrite=overwrite, touch=False)
         prepare(path, source=sources[0], overwrite=overwrite)
         part_of(path).unlink()  # it was to see whether one can be written
+        release(path)
 
 
 def show(table: Sheet) -> None:

@@ -35,3 +35,8 @@ def open_session(model: Path | bytes, *, what: str, threads: int | None = None) 
         if isinstance(model, bytes):
             raise ModelError(f"the embedded {what} does not load ({error}); install onnxruntime again") from error
         raise ModelError(f"{model} is no ONNX {what} that can be loaded ({type(error).__name__})") from error
+
+
+def told(error: Exception) -> str:
+    """What onnxruntime says, in one line."""
+    return " ".join(str(error).split())

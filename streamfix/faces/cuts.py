@@ -27,8 +27,19 @@ _FLASHED = 0.35
 _BLOWN = 0.6
 """Share of blown-out pixels from which a picture says too little to tell."""
 _WAIT = 3
+_BLACK = 8
+"""Codes up to which the rim of a picture is a bar: it says nothing, and is there after a cut as it was before."""
+_LEAST_PART = (12, 8)
+"""Columns and rows of the thumbnail without which there is no picture between the bars."""
+_DARK = 128.0
+"""Two pictures of which hardly a pixel comes up to this are lit up before they are compared, by _MOST_GAIN at most."""
+_MOST_GAIN = 6.0
 
 Thumbnail = npt.NDArray[np.float32]
+View = tuple[Thumbnail, npt.NDArray[np.float32]]
+"""A picture as it is compared: blurred grey, and shares of the colours."""
+Seen = tuple[Image, View]
+"""The thumbnail of a picture, and its view as it is."""
 
 
 class CutDetector:
@@ -36,13 +47,14 @@ class CutDetector:
 
     A cut is a frame whose structure is found nowhere near its place in the previous frames (normalised correlation over
     shifts, so pans, shakes and changes of light are none), whose colours changed too, and both more than they did just before.
+    Black bars around the picture count for nothing, and dark scenes are compared as if they were lit.
     A flash is none: a frame that is the one before under another tone curve, or brighter everywhere. Plain frames (black,
     white) and, for up to three frames, blown-out ones begin no scene themselves: what comes after them is compared with what
     was before. A change of the picture's size is a cut.
     """
 
     def __init__(self) -> None:
-        self._past: deque[tuple[Thumbnail, Thumbnail]] = deque(maxlen=_MEMORY)
+        self._past: deque[Seen] = deque(maxlen=_MEMORY)
         self._usual: deque[float] = deque(maxlen=8)
         self._shape: tuple[int, ...] | None = None
         self._plain = False
@@ -53,35 +65,58 @@ class CutDetector:
         resized = self._shape is not None and image.shape != self._shape
         self._shape = image.shape
         thumbnail = np.asarray(cv2.resize(image, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_AREA), dtype=np.uint8)
-        grey = cv2.GaussianBlur(thumbnail.mean(axis=2).astype(np.float32), (0, 0), 1.0)
-        now = (np.asarray(grey, dtype=np.float32), _histogram(thumbnail))
+        now = (thumbnail, _view(thumbnail))
         if resized:
             self._past.clear()
             self._usual.clear()
-        elif float(grey.std()) < _PLAIN:
+        elif float(now[1][0].std()) < _PLAIN:
             self._plain = True
             return False
         cut = resized or (self._differs(now) if self._past else self._plain)
-        if cut and self._past and self._waited < _WAIT and _blown(now[0]) > _BLOWN >= _blown(self._past[-1][0]):
+        if cut and self._past and self._waited < _WAIT and _blown(now) > _BLOWN >= _blown(self._past[-1]):
             self._waited += 1
             return False
         self._plain, self._waited = False, 0
         self._past.append(now)
         return cut
 
-    def _differs(self, now: tuple[Thumbnail, Thumbnail]) -> bool:
+    def _differs(self, seen: Seen) -> bool:
         """Whether this is another scene than every frame remembered."""
-        changes = [_change(now, then) for then in self._past]
+        pairs = [_compared(seen, then) for then in self._past]
+        changes = [_change(now, then) for now, then in pairs]
         usual = float(np.median(self._usual)) if self._usual else 0.0
-        relit = min(changes) > _CHANGE and any(_relit(now[0], then[0]) for then in self._past)
+        relit = min(changes) > _CHANGE and any(_relit(now[0], then[0]) for now, then in pairs)
         if not relit:
             self._usual.append(changes[-1])
         return not relit and min(changes) > max(_CHANGE, _JUMP * usual)
 
 
-def _blown(grey: Thumbnail) -> float:
+def _view(picture: Image | Thumbnail) -> View:
+    grey = cv2.GaussianBlur(picture.mean(axis=2).astype(np.float32), (0, 0), 1.0)
+    return np.asarray(grey, np.float32), _histogram(picture)
+
+
+def _blown(seen: Seen) -> float:
     """Share of the picture that is white."""
-    return float((grey > 235).mean())
+    return float((seen[1][0] > 235).mean())
+
+
+def _compared(*both: Seen) -> tuple[View, View]:
+    """Two pictures as they are compared: what lies between their black bars, lit up where both are dark."""
+    thumbnails = [thumbnail for thumbnail, _ in both]
+    brightest = np.maximum(*thumbnails).max(axis=2)
+    rows, columns = (np.flatnonzero((brightest > _BLACK).any(axis=axis)) for axis in (1, 0))
+    part = slice(None), slice(None)
+    if len(columns) >= _LEAST_PART[0] and len(rows) >= _LEAST_PART[1]:
+        part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    gain = min(max(_DARK / max(float(np.percentile(brightest[part], 99)), 1.0), 1.0), _MOST_GAIN)
+    whole = brightest[part].shape == brightest.shape
+    if whole and gain == 1:
+        return both[0][1], both[1][1]
+    lit = (np.minimum(t[part].astype(np.float32) * np.float32(gain), 255) for t in thumbnails)
+    sized = (t if whole else cv2.resize(t, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_LINEAR) for t in lit)
+    now, then = (_view(np.asarray(t, np.float32)) for t in sized)
+    return now, then
 
 
 def _relit(now: Thumbnail, then: Thumbnail) -> bool:
@@ -100,16 +135,13 @@ def _explained(values: Thumbnail, by: Thumbnail) -> float:
     return 1.0 - float(sum(part.var() * part.size for part in levels)) / values.size / whole
 
 
-def _histogram(thumbnail: Image) -> npt.NDArray[np.float32]:
+def _histogram(thumbnail: Image | Thumbnail) -> npt.NDArray[np.float32]:
     """Shares of the colours (_BINS**3,), each channel in _BINS steps."""
-    steps = (thumbnail >> 5).astype(np.int64).reshape(-1, 3) @ np.array([_BINS * _BINS, _BINS, 1])
+    steps = (thumbnail.astype(np.int64) >> 5).reshape(-1, 3) @ np.array([_BINS * _BINS, _BINS, 1])
     return np.asarray(np.bincount(steps, minlength=_BINS**3) / steps.size, dtype=np.float32)
 
 
-def _change(
-    now: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
-    then: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
-) -> float:
+def _change(now: View, then: View) -> float:
     """0 (same picture) .. 1 (nothing in common in structure and colour)."""
     core = now[0][_MARGIN_Y:-_MARGIN_Y, _MARGIN_X:-_MARGIN_X]
     if float(core.std()) < 2.0 and float(then[0].std()) < 2.0:
@@ -119,5 +151,5 @@ def _change(
     else:
         likeness = float(np.nan_to_num(cv2.matchTemplate(then[0], core, cv2.TM_CCOEFF_NORMED)).max())
     structure = min(max(1.0 - likeness, 0.0), 1.0)
-    colour = 1.0 - float(np.minimum(now[1], then[1]).sum())
+    colour = max(1.0 - float(np.minimum(now[1], then[1]).sum()), 0.0)  # shares add up to 1 but for rounding
     return float(np.sqrt(structure * colour))

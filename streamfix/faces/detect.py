@@ -25,8 +25,10 @@ from streamfix.types import Face, Image
 LOWEST_SCORE = 0.3
 """Detectors return faces down to this score; what may start or continue a track is the tracker's decision."""
 DEFAULT_PACK = "buffalo_l"
-_MOST_FACES = 48
-_MOST_PROPOSALS = 16
+_MOST_FACES = 128
+"""Of one picture, so that memory is bounded: about 12 MB each while it is restored. A choir has fewer."""
+_MOST_IN_VAIN = 16
+"""Weak proposals of one picture that may turn out to be no face, or one that is known, until the rest is not looked at."""
 _PROPOSAL_SCORE = 0.05
 _UNSEEN = 0.2
 _SAME_PLACE = 0.25
@@ -50,9 +52,14 @@ def load_detector(
     `streamfix models pull NAME` brought), "insightface:DIRECTORY" (any folder with an SCRFD *.onnx and, for embeddings, an
     ArcFace one), "auto" (insightface where buffalo_l is installed, else retinaface). threads: CPU threads, None for
     the runtime's default. embedding: an ONNX file that tells people apart, whatever the detector, and embedding_norm
-    its input scaling (see embedding.py). Raises UsageError for an unknown name of either, ModelError for missing or broken weights.
+    its input scaling (see embedding.py). Raises UsageError for an unknown name of either and for a scaling of no embedding,
+    ModelError for missing or broken weights.
     """
     check_norm(embedding_norm)
+    if embedding is None and embedding_norm != "arcface":
+        raise UsageError(
+            f"the input scaling {embedding_norm} is that of a face embedding; name its file with --embedding"
+        )
     detector = _load_detector(spec, threads)
     if embedding is None:
         return detector
@@ -136,13 +143,16 @@ class EmbeddedDetector:
                 ]
             )
         )
-        result = []
-        most = min(_MOST_FACES, int((found.scores >= LOWEST_SCORE).sum()) + _MOST_PROPOSALS)
-        for box, landmarks, score in zip(found.boxes[:most], found.landmarks, found.scores, strict=False):
+        result: list[Face] = []
+        in_vain = 0
+        for box, landmarks, score in zip(found.boxes[:_MOST_FACES], found.landmarks, found.scores, strict=False):
+            if score < LOWEST_SCORE and in_vain == _MOST_IN_VAIN:
+                break
             better, sure = refine(self._net, image, landmarks)
-            both = _confidence(float(score), sure)
-            if both >= LOWEST_SCORE:
-                result.append(_face(box, better, both))
+            face = _face(box, better, _confidence(float(score), sure))
+            in_vain += score < LOWEST_SCORE and (face.score < LOWEST_SCORE or any(_same(face, one) for one in result))
+            if face.score >= LOWEST_SCORE:
+                result.append(face)
         return _distinct(sorted(result, key=lambda face: -face.score))
 
 
@@ -165,12 +175,15 @@ def _distinct(faces: list[Face]) -> list[Face]:
     """Faces, best first, without those whose close-up led to a better one: stray proposals beside a face do."""
     kept: list[Face] = []
     for face in faces:
-        offsets = (
-            np.hypot(*(face.landmarks - other.landmarks).T).mean() / max(face.size, other.size, 1.0) for other in kept
-        )
-        if all(offset > _SAME_PLACE for offset in offsets):
+        if not any(_same(face, other) for other in kept):
             kept.append(face)
     return kept
+
+
+def _same(face: Face, other: Face) -> bool:
+    """Whether two proposals led to one face."""
+    offset = np.hypot(*(face.landmarks - other.landmarks).T).mean() / max(face.size, other.size, 1.0)
+    return bool(offset <= _SAME_PLACE)
 
 
 def _confidence(proposed: float, seen: float) -> float:

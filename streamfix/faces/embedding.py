@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from streamfix._cv2 import cv2
 from streamfix.errors import ModelError, UsageError
-from streamfix.faces._onnx import open_session
+from streamfix.faces._onnx import open_session, told
 from streamfix.faces._refine import close_up
 from streamfix.faces.align import ARCFACE_BLUR, ARCFACE_SIZE, arcface_matrix, fit_similarity, then
 from streamfix.types import FloatArray, Image
@@ -85,5 +85,5 @@ class FaceEmbedding:
             return np.asarray(self._session.run(None, {self._input: np.ascontiguousarray(tensor)})[0])
         except Exception as error:
             raise ModelError(
-                f"{self.path} does not run on (1, 3, {ARCFACE_SIZE}, {ARCFACE_SIZE}) pictures of a face ({error})"
+                f"{self.path} does not run on (1, 3, {ARCFACE_SIZE}, {ARCFACE_SIZE}) pictures of a face ({told(error)})"
             ) from error

@@ -22,7 +22,7 @@ SCORE_RAMP = (0.35, 0.6)
 SIZE_RAMP = (10.0, 18.0)
 """The same for the face's size in source pixels: below it nothing is there to restore from."""
 MOST_STEP = 0.2
-"""Of the strength from frame to frame: fades take longer than asked for where frames are rare."""
+"""Of the strength from frame to frame: fades take longer than asked for where frames are rare, or one is long in coming."""
 _SCORE_FRAMES = 3.0
 _LEAST_TICK = 1e-3
 
@@ -50,14 +50,14 @@ class _Waiting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Moment:
-    """The frame that is placed: its time, how far ahead of it is known, and seconds per frame and per fade."""
+    """The frame that is placed: its time, and by the clock of the fades its time, how far ahead is known, seconds per frame."""
 
     time: float
+    clock: float
     ahead: float
     newest: int
     elapsed: float
     tick: float
-    fade: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,10 @@ class _Follower:
         self._waiting: deque[_Waiting] = deque()
         self._position = 0  # of the first waiting frame
         self._clock: float | None = None
+        # The clock of the fades: it runs with time, but by MOST_STEP of a fade a frame at most. By position, as far back as
+        # anything fades or coasts.
+        self._clocks: dict[int, float] = {}
+        self._clocked = 0.0
         self._previous: float | None = None
         self._strengths: dict[int, float] = {}  # of each track in the frame before
         self._current: Choices = {}
@@ -103,6 +107,9 @@ class _Follower:
     def push(self, entry: Detected) -> Iterator[tuple[Frame, list[Placement]]]:
         # broken files repeat or step back in time; what divides by time needs a clock that advances
         time = entry.frame.time if self._clock is None else max(entry.frame.time, self._clock + _LEAST_TICK)
+        elapsed = 0.0 if self._clock is None else time - self._clock
+        self._clocked += min(elapsed, self._fade * MOST_STEP) if self._fade > 0 else elapsed
+        self._clocks[self._position + len(self._waiting)] = self._clocked
         self._clock = time
         self._tracker.step(entry.faces, time=time, cut=entry.cut)
         self._waiting.append(_Waiting(entry.frame, time, entry.repeated))
@@ -118,17 +125,17 @@ class _Follower:
         now = self._waiting[0]
         seen = len(self._waiting) - 1
         newest = self._position + seen
-        ahead = self._waiting[-1].time - now.time
-        elapsed = 0.0 if self._previous is None else now.time - self._previous
+        clock = self._clocks[self._position]
+        ahead = self._clocks[newest] - clock
+        elapsed = 0.0 if self._previous is None else clock - self._previous
         tick = ahead / seen if seen else elapsed
         ahead += (self._lookahead - seen) * tick  # as if the end of the source were further frames without a face
-        fade = max(self._fade, tick / MOST_STEP) if self._fade > 0 else 0.0
         placements = []
         steps = {}
         for track in self._tracker.tracks:
             if not track.shown_from <= self._position <= self._shown_to(track, newest):
                 continue
-            moment = _Moment(time=now.time, ahead=ahead, newest=newest, elapsed=elapsed, tick=tick, fade=fade)
+            moment = _Moment(time=now.time, clock=clock, ahead=ahead, newest=newest, elapsed=elapsed, tick=tick)
             placements.append(self._place(track, moment))
             steps[track.id] = self._step(track, moment)
         if now.repeated:
@@ -137,7 +144,9 @@ class _Follower:
         placements = self._faded(now.frame, placements, steps)
         self._waiting.popleft()
         self._position += 1
-        self._previous = now.time
+        self._previous = clock
+        since = self._position - MAX_GAP - 1
+        self._clocks = {p: c for p, c in self._clocks.items() if p >= since or c >= clock - self._fade}
         self._tracker.forget(self._position)
         alive = {track.id for track in self._tracker.tracks}
         self._strengths = {key: value for key, value in self._strengths.items() if key in alive}
@@ -151,13 +160,13 @@ class _Follower:
         return track.last + (self._coasting if lost else MAX_GAP)
 
     def _step(self, track: Track, now: _Moment) -> _Step:
-        rise = now.elapsed / now.fade if now.fade > 0 else 1.0
+        rise = now.elapsed / self._fade if self._fade > 0 else 1.0
         span = self._span(now)
         return _Step(None if self._position == track.shown_from else rise, now.elapsed / span if span > 0 else 1.0)
 
     def _span(self, now: _Moment) -> float:
         """Seconds in which a face fades out."""
-        return min(now.fade, now.ahead + self._coasting * now.tick)
+        return min(self._fade, now.ahead + self._coasting * now.tick)
 
     def _place(self, track: Track, now: _Moment) -> Placement:
         """Where it lies, with the strength that it should have."""
@@ -168,7 +177,7 @@ class _Follower:
             hits = {h.position: h for h in track.recent()}
         samples = [hits[p].sample for p in sorted(hits)]
         similarity = smooth(samples, time=now.time, measured=here.sample if here is not None else None)
-        wanted = min(_fade_in(track, now), _fade_out(track, now, self._span(now)))
+        wanted = min(self._fade_in(track, now), self._fade_out(track, now))
         trust = landmark_trust(hits, self._position)
         wanted *= trust * quality(hits, track, self._position)
         return Placement(
@@ -179,6 +188,20 @@ class _Follower:
             embedding=mean_embedding(hits),
             trust=trust,
         )
+
+    def _fade_in(self, track: Track, now: _Moment) -> float:
+        if track.from_start or self._fade == 0 or track.first not in self._clocks:
+            return 1.0
+        return min(max((now.clock - self._clocks[track.first]) / self._fade, 0.0), 1.0)
+
+    def _fade_out(self, track: Track, now: _Moment) -> float:
+        span = self._span(now)
+        if track.to_end or (track.last == now.newest and not track.closed) or span <= 0:
+            return 1.0
+        # fade towards the last face seen so far, or towards the end of coasting where a death is seen late; where it
+        # turns out not to be the last, the strength comes back gently
+        left = self._clocks[track.last] - now.clock + max(span - now.ahead, 0.0)
+        return min(max(left / span, 0.0), 1.0)
 
     def _faded(self, frame: Frame, placements: list[Placement], steps: dict[int, _Step]) -> list[Placement]:
         """Those that are chosen, or still fade out, with a strength that does not pop.
@@ -201,21 +224,6 @@ class _Follower:
             if share > 0 or wanted > 0:
                 result.append(replace(placement, strength=wanted))
         return result
-
-
-def _fade_in(track: Track, now: _Moment) -> float:
-    if track.from_start or now.fade == 0:
-        return 1.0
-    return min(max((now.time - track.first_time) / now.fade, 0.0), 1.0)
-
-
-def _fade_out(track: Track, now: _Moment, span: float) -> float:
-    if track.to_end or (track.last == now.newest and not track.closed) or span <= 0:
-        return 1.0
-    # fade towards the last face seen so far, or towards the end of coasting where a death is seen late; where it
-    # turns out not to be the last, the strength comes back gently
-    left = track.last_time - now.time + max(span - now.ahead, 0.0)
-    return min(max(left / span, 0.0), 1.0)
 
 
 def mean_embedding(hits: dict[int, Hit]) -> npt.NDArray[np.float32] | None:

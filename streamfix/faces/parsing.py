@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from streamfix._cv2 import cv2
 from streamfix.errors import ModelError
-from streamfix.faces._onnx import open_session
+from streamfix.faces._onnx import open_session, told
 from streamfix.faces.embedding import NORMS
 from streamfix.types import CROP_SIZE
 
@@ -56,5 +56,5 @@ class FaceParser:
             return np.asarray(self._session.run(None, {self._input: np.ascontiguousarray(tensor)})[0])
         except Exception as error:
             raise ModelError(
-                f"{self.path} does not run on (1, 3, {self._side}, {self._side}) pictures of a face ({error})"
+                f"{self.path} does not run on (1, 3, {self._side}, {self._side}) pictures of a face ({told(error)})"
             ) from error

@@ -108,6 +108,8 @@ def _strength(table: Mapping[str, Any], key: str, *, where: str) -> float:
 
 def _known(table: Iterable[str], keys: tuple[str, ...], *, where: str) -> None:
     for key in table:
+        if key in _TOP and keys is _PERSON:  # TOML gives all that follows a [[person]] to that person
+            raise UsageError(f"{where}: {key} is said of the whole file; write it above the first [[person]]")
         if key not in keys:
             near = difflib.get_close_matches(key.lower(), keys, n=1, cutoff=0.0)[0]
             raise UsageError(f"{where}: there is no key {key!r}; did you mean {near}? Known are {', '.join(keys)}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +18,10 @@ from streamfix.faces.align import Similarity
 from streamfix.faces.detect import DEFAULT_PACK, Detector
 from streamfix.faces.embedding import Embedding
 from streamfix.faces.people import read_people
+from streamfix.faces.track import BIRTH_SCORE
 from streamfix.types import CROP_SIZE, Frame, Placement
+
+_log = logging.getLogger(__name__)
 
 _MARGIN = 1.25
 """A rival must be so many times larger, or nearer to the centre, to take the place of the face that has been chosen."""
@@ -32,6 +37,8 @@ SAME = (0.35, 0.1)
 Measured with a MobileFaceNet on faces averaged over 17 frames: one person 0.65 to 0.98, different people in clips up to
 0.28, in 3,160 pairs of portraits 0.24 at the 95th percentile. Single frames of one person fall to 0.15 behind a hand and
 to 0.17 at 14 kb/s."""
+_ONE_PERSON = 0.65
+"""Cosine of two photos from which they are worth a word where they are said to show two people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +159,11 @@ class SelectPeople(SelectAll):
                 raise UsageError(
                     f"the strength of {name} must lie between 0 (input) and 1 (restored), not {strength:g}"
                 )
+        lengths = {len(embedding) for person in self.people for embedding in person.embeddings}
+        if len(lengths) > 1:
+            raise ModelError(
+                f"the people's embeddings are of different length ({', '.join(map(str, sorted(lengths)))}); take one model for all"
+            )
 
     def choose(self, frame: Frame, placements: Sequence[Placement], *, current: Choices = _NOBODY) -> Choices:
         """See Selector. A face without an embedding (it is out of sight for long) stays who it was."""
@@ -177,7 +189,9 @@ class SelectPeople(SelectAll):
         return result
 
 
-def parse_select(spec: str, detector: Detector, *, min_size: float = 0.0, ignore_background: bool = False) -> Selector:
+def parse_select(
+    spec: str | Path, detector: Detector, *, min_size: float = 0.0, ignore_background: bool = False
+) -> Selector:
     """The selector of that name: "all", "largest", "center", the path of a photo, or of a TOML file of people.
 
     min_size: leave faces smaller than this many source pixels. ignore_background: leave faces much smaller than the
@@ -185,6 +199,7 @@ def parse_select(spec: str, detector: Detector, *, min_size: float = 0.0, ignore
     pack with one). Raises UsageError for an unknown name, InputError for an unreadable photo or one without a face,
     ModelError where the detector gives no embeddings, and what `read_people` does.
     """
+    spec = str(spec)
     match spec:
         case "all":
             return SelectAll(min_size=min_size, ignore_background=ignore_background)
@@ -206,6 +221,13 @@ def parse_select(spec: str, detector: Detector, *, min_size: float = 0.0, ignore
             people.append(Person(name=entry.name, embeddings=embeddings, strength=entry.strength))
     else:
         people.append(Person(name=path.stem, embeddings=[_reference(path, detector)]))
+    for one, other in combinations(people, 2):
+        if max(one.likeness(embedding) for embedding in other.embeddings) >= _ONE_PERSON:
+            _log.warning(
+                "%s and %s look like one person in their photos; each face is taken for one of them only",
+                one.name,
+                other.name,
+            )
     return SelectPeople(people, others=others, min_size=min_size, ignore_background=ignore_background)
 
 
@@ -228,7 +250,11 @@ def _reference(path: Path, detector: Detector) -> Embedding:
     faces = [f for f in detector.detect(np.ascontiguousarray(image[..., ::-1])) if f.score >= 0.5]
     if not faces:
         raise InputError(f"no face is found in {path}; give a photo that shows the person's face clearly")
-    embedding = max(faces, key=lambda f: f.size).embedding
+    largest = max(faces, key=lambda f: f.size)
+    rivals = sum(f.size >= BACKGROUND[1] * largest.size and f.score >= BIRTH_SCORE for f in faces)
+    if rivals > 1:
+        _log.warning("%s shows %d faces; the largest of them is taken for the person", path, rivals)
+    embedding = largest.embedding
     if embedding is None:
         raise InputError(f"the face in {path} gives no embedding; give a sharper photo of the person")
     return embedding

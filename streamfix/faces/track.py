@@ -53,7 +53,7 @@ class Hit:
 class Track:
     """One person's faces over time, without a gap longer than MAX_GAP.
 
-    id: -1 until confirmed. first, last: positions of the first and the latest face. first_time, last_time: theirs, seconds.
+    id: -1 until confirmed. first, last: positions of the first and the latest face.
     hits: recent faces by position (older ones are forgotten). shown_from: first position at which the track may be
     shown. from_start: it is there from the beginning of its scene. to_end: it was there at the end of its scene.
     closed: no face will be added. out_gain: state of the fade-out, kept by `follow`.
@@ -61,8 +61,6 @@ class Track:
 
     first: int
     last: int
-    first_time: float
-    last_time: float
     from_start: bool
     id: int = -1
     hits: dict[int, Hit] = field(default_factory=dict)
@@ -87,7 +85,7 @@ class Track:
     def add(self, hit: Hit) -> None:
         """Take a face."""
         self.hits[hit.position] = hit
-        self.last, self.last_time = hit.position, hit.sample.time
+        self.last = hit.position
         self.total += 1
         new = hit.face.embedding
         if new is not None:
@@ -101,7 +99,6 @@ class Track:
         self.total = len(self.hits)
         if self.hits:
             self.first = min(self.hits)
-            self.first_time = self.hits[self.first].sample.time
 
     def recent(self) -> list[Hit]:
         """The last few faces, oldest first."""
@@ -233,8 +230,6 @@ class Tracker:
         track = Track(
             first=hit.position,
             last=hit.position,
-            first_time=hit.sample.time,
-            last_time=hit.sample.time,
             from_start=start,
         )
         track.add(hit)

@@ -76,7 +76,7 @@ class StreamCopier:
     def _choose(self, drop: Collection[str]) -> set[int]:
         dropped: set[int] = set()
         streams = list(self._input.streams)
-        for word in drop:
+        for word in map(str, drop):  # indexes may come as numbers
             if word in _KINDS:
                 dropped |= {s.index for s in streams if kind(s) == word}
             elif word.isdecimal() and int(word) < len(streams):
@@ -84,7 +84,7 @@ class StreamCopier:
             else:
                 words = ", ".join(_KINDS)
                 raise UsageError(f"cannot drop {word!r}: name {words}, or a stream from 0 to {len(streams) - 1}")
-        if str(self._video) in drop:
+        if str(self._video) in map(str, drop):
             raise UsageError(f"stream {self._video} is the video to restore and cannot be dropped")
         return dropped - {self._video}
 

@@ -62,8 +62,6 @@ def prepare(path: Path, *, source: Path, overwrite: bool, touch: bool = True) ->
 
 def _claim(path: Path) -> None:
     """Create the part file, and lock it while it exists: two runs that write one file give neither's."""
-    for other in [p for p in _claimed if not p.exists()]:  # moved into place, or given up
-        _claimed.pop(other).close()
     part = part_of(path).absolute()
     file = part.open("ab")
     try:
@@ -76,6 +74,13 @@ def _claim(path: Path) -> None:
         pass
     file.truncate(0)
     _claimed[part] = file
+
+
+def release(path: Path) -> None:
+    """Let go of the part file of an output that was moved into place or given up: held open, it would keep its space on the disk."""
+    file = _claimed.pop(part_of(path).absolute(), None)
+    if file is not None:
+        file.close()
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import math
 import os
 from pathlib import Path
 
@@ -124,6 +125,8 @@ def open_source(
     """
     if not str(spec):
         raise InputError("the name of the input is empty; name a file, a folder or a pattern")
+    if not all(math.isfinite(t) for t in (start, end) if t is not None):
+        raise UsageError("a start and an end are seconds; leave one out for the whole file")
     if (start is not None and start < 0) or (end is not None and end <= (start or 0.0)):
         to = "its end" if end is None else f"{end:g}"
         raise UsageError(f"the range from {start or 0:g} to {to} seconds is empty; the end must come after the start")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -109,6 +110,7 @@ class VideoSource(Source):
 
     def __init__(self, path: Path, *, start: float | None, end: float | None, deinterlace: bool | None) -> None:
         self.path, self.start, self.end = path, start, end
+        self._decoding, self._closed = threading.Lock(), False
         self._container = open_container(path)
         try:
             self._begin(deinterlace)
@@ -191,6 +193,17 @@ class VideoSource(Source):
     def __iter__(self) -> Iterator[Frame]:
         if self._head is None:
             raise RuntimeError(f"the frames of {self.path} were taken already; open it again")
+        frames = self._frames()
+        while True:
+            with self._decoding:  # FFmpeg crashes where a file is closed in use, or used after that
+                if self._closed:
+                    raise RuntimeError(f"{self.path} was closed before all of its frames were taken")
+                frame = next(frames, None)
+            if frame is None:
+                return
+            yield frame
+
+    def _frames(self) -> Iterator[Frame]:
         index, timeline = 0, Timeline(self.time_base)
         for picture, pts in self._progressive(timeline):
             if self._last is not None and pts >= self._last:
@@ -392,5 +405,7 @@ class VideoSource(Source):
         }
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._container.close()
+        """Let go of the file, once the frame that another thread may be decoding is done."""
+        with self._decoding:
+            self._closed = True
+            self._container.close()

@@ -17,7 +17,7 @@ from streamfix.media import containers, matroska
 from streamfix.media import encoder as encoders
 from streamfix.media.base import Sink
 from streamfix.media.copy import HOLDS_COVER, StreamCopier
-from streamfix.media.part import explain, part_of, prepare
+from streamfix.media.part import explain, part_of, prepare, release
 from streamfix.media.video import VideoSource
 from streamfix.types import Frame
 
@@ -25,7 +25,13 @@ _log = logging.getLogger(__name__)
 
 _HAS_ASPECT = {"libx264", "libx265", "mpeg2video", "h264_nvenc", "hevc_nvenc"}  # in the stream itself
 _MAX_TIMESCALE = 2**31 - 1
-_OWN_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder", "software"}  # these speak of the container itself
+_OWN_METADATA = {
+    "major_brand",
+    "minor_version",
+    "compatible_brands",
+    "encoder",
+    "software",
+}  # these speak of the container itself
 _RIFF = {"title", "artist", "album", "date", "comment", "genre", "copyright", "language", "track", "encoded_by"}
 _ITUNES = {
     "title",
@@ -357,6 +363,7 @@ class VideoSink(Sink):
             self._output.close()
             self._set_aspect()
             self._part.replace(self.path)
+            release(self.path)
         except (av.error.FFmpegError, OSError) as error:
             raise OutputError(explain(error, self.path)) from error
 
@@ -379,6 +386,7 @@ class VideoSink(Sink):
             except (av.error.FFmpegError, OSError, ValueError):  # what is thrown away may fail to be finished
                 pass
         self._part.unlink(missing_ok=True)
+        release(self.path)
 
 
 def _capabilities(codec: av.codec.Codec) -> set[str]:

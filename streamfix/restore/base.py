@@ -41,7 +41,7 @@ class Restorer(Protocol):
     def restore(self, crops: Tensor, noise: Tensor | None = None) -> Tensor:
         """Restore a batch of aligned faces.
 
-        crops: (B, 3, 512, 512), RGB in [-1, 1], any float dtype and device, any B. noise: the model's own shape, or
+        crops: float32 (B, 3, 512, 512), RGB in [-1, 1], on any device, B at least 1. noise: the model's own shape, or
         None for a restorer without any. Returns (B, 3, 512, 512) float32 in [-1, 1] on the device of `crops`. Pure: the
         same input gives the same output.
         """
@@ -74,7 +74,7 @@ def recurs(restorer: Restorer, wanted: bool | None = None) -> TypeGuard[Recurren
 
 
 def load_restorer(
-    name: str = "auto", *, device: str = "auto", dtype: str = "auto", threads: int | None = None
+    name: str | Path = "auto", *, device: str = "auto", dtype: str = "auto", threads: int | None = None
 ) -> Restorer:
     """The restorer of that name, ready to run.
 
@@ -83,14 +83,18 @@ def load_restorer(
     which may carry options: "interlcm:steps=2,noise=fresh" (`streamfix.restore.interlcm.options.Options` has them all).
     device: "auto" (CUDA where there is a GPU, else the CPU), or what torch.device takes. dtype: "auto" (the fastest
     that the device is good at), "float32", "bfloat16" or "float16". threads: CPU threads for torch in this whole
-    process; None leaves them alone. Raises UsageError for an unknown name, precision or option, ModelError for missing or
-    corrupted weights, or a device that is not there.
+    process, 1 or more; None leaves them alone. On a CPU lite keeps to the number that torch has when it is loaded, and sets it
+    again after several faces at once: choose it first. Raises UsageError for an unknown name, precision or option, ModelError
+    for missing or corrupted weights, or a device that is not there.
     """
     from streamfix.restore.interlcm.options import split_spec
     from streamfix.restore.lite.restorer import LiteRestorer
     from streamfix.restore.passthrough import Passthrough
 
+    name = str(name)
     if threads is not None:
+        if threads < 1:
+            raise UsageError(f"torch computes in at least 1 thread, not {threads}")
         torch.set_num_threads(threads)
     where = device_of(device)
     if name == "auto":
@@ -120,11 +124,12 @@ def restore_images(restorer: Restorer, images: Sequence[Picture], *, batch_size:
     """Restore faces as the pipeline holds them: float32 (512, 512, 3), RGB in [0, 1], same out, in the same order.
 
     Batches are padded to 1, 2, 4 or 8 faces, and hold at most `batch_size`. Raises ModelError when the model answers
-    with NaN or infinity.
+    with NaN or infinity, or with anything but float32 of the same shape.
     """
     return restore_next_images(restorer, images, None, batch_size=batch_size)[0]
 
 
+@torch.no_grad()  # a restorer of the caller's own may be a plain module
 def restore_next_images(
     restorer: Restorer, images: Sequence[Picture], states: Sequence[Tensor | None] | None, *, batch_size: int = 8
 ) -> tuple[list[Picture], list[Tensor]]:
@@ -143,12 +148,18 @@ def restore_next_images(
         # permuted, it stays channels_last: no copy for the network
         crops = torch.from_numpy(stack).permute(0, 3, 1, 2).mul(2).sub_(1)
         if states is None:
-            result = restorer.restore(crops)[:count]
+            result = restorer.restore(crops)
         else:
             assert isinstance(restorer, RecurrentRestorer)
             before = states[start : start + count]
             result, kept = restorer.restore_next(crops, [*before, *[before[-1]] * padding])
-            result, after = result[:count], after + kept[:count]
+            after += kept[:count]
+        if result.shape != crops.shape or result.dtype != torch.float32:
+            raise ModelError(
+                f"the restorer {restorer.name} answered with {result.dtype} of shape {tuple(result.shape)}; "
+                f"torch.float32 of {tuple(crops.shape)} is what a restorer gives back"
+            )
+        result = result[:count]
         if not math.isfinite(float(result.sum())):  # a tenth of the time of looking at each value
             raise ModelError(
                 f"the restorer {restorer.name} answered with values that are not finite numbers on {restorer.device}; "

@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 from streamfix import __version__
 from streamfix.errors import DependencyError, OutputError, UsageError
 from streamfix.media.color import copy_picture
-from streamfix.media.part import explain, part_of, prepare
+from streamfix.media.part import explain, part_of, prepare, release
 from streamfix.serve.colors import STANDARD, colors_of, even, plain, write_tags
 from streamfix.serve.encode import CLOCK_RATE, TIME_BASE
 from streamfix.serve.viewers import Packet
@@ -130,14 +130,17 @@ class Recording:
 
     def _finish(self) -> None:
         part = part_of(self.path)
-        if self._container is None or self._video is None:
-            part.unlink(missing_ok=True)
-            _log.info("nothing was recorded")
-            return
-        self._container.mux(self._video.encode(None))
-        self._container.close()
-        os.replace(part, self.path)
-        _log.info("recorded %s", self.path.name)
+        try:
+            if self._container is None or self._video is None:
+                part.unlink(missing_ok=True)
+                _log.info("nothing was recorded")
+                return
+            self._container.mux(self._video.encode(None))
+            self._container.close()
+            os.replace(part, self.path)
+            _log.info("recorded %s", self.path.name)
+        finally:
+            release(self.path)
 
 
 class VirtualCamera:

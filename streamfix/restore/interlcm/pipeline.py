@@ -120,7 +120,10 @@ class InterLCM:
             self._steps_only.compile(dynamic=False)
 
     def schedule(self, num_inference_steps: int) -> list[Step]:
-        """The steps of a run, first to last."""
+        """The steps of a run, first to last. Raises ModelError for a number that the schedule was not trained in."""
+        most = self.scheduler.config.original_inference_steps
+        if not 1 <= num_inference_steps <= most:
+            raise ModelError(f"num_inference_steps must lie between 1 and {most}, not {num_inference_steps}")
         if num_inference_steps not in self._schedules:
             scheduler = copy.deepcopy(self.scheduler)  # set_timesteps changes it, and others may be using it
             scheduler.set_timesteps(num_inference_steps)

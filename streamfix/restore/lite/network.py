@@ -186,7 +186,8 @@ class LiteNet(nn.Module):
         origin: (B, 2), y and x in pixels of the input's top left corner within the 512x512 template; None is (0, 0).
         """
         device = next(self.place.parameters()).device
-        start = torch.zeros(1, 2, device=device) if origin is None else origin.to(device, torch.float32)
+        origin = torch.zeros(1, 2) if origin is None else origin
+        start = origin.to(device, torch.float32)  # also where the caller's torch.get_default_dtype() is another
         y = (torch.arange(height // 16, device=device) * 16 + 8)[None] + start[:, :1]
         x = (torch.arange(width // 16, device=device) * 16 + 8)[None] + start[:, 1:]
         grid = (

@@ -123,7 +123,7 @@ class OpenVinoNet:
         from openvino.frontend import FrontEndManager
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-        example = tuple(torch.ones(self._shape) for _ in range(inputs))
+        example = tuple(torch.ones(self._shape, dtype=torch.float32) for _ in range(inputs))
         change = _Change(self._net, self._position).eval()
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # one pass over one face: it stalls for a second where another program takes a core

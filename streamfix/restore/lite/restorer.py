@@ -122,7 +122,7 @@ class LiteRestorer:
     def restore_next(self, crops: Tensor, states: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor]]:
         """See RecurrentRestorer; a state is what registration.py says of it, float32 (4, 512, 512)."""
         check_crops(crops)
-        nothing = torch.zeros(4, *crops.shape[2:])
+        nothing = crops.new_zeros(4, *crops.shape[2:], device="cpu")
         seen = crops.cpu()
         moved = registered(torch.stack([nothing if s is None else s for s in states]), seen)
         answers = self._restore(crops, moved[:, :3])
