@@ -218,6 +218,7 @@ def inspect(
     tracks: dict[int, TrackSummary] = {}
     report, noted = Report(), Curves() if curves else None
     with open_source(source, start=start, end=end) as opened, ExitStack() as threads:
+        report.total = opened.frames
         decoded = threads.enter_context(closing(prefetch(iter(opened), 4)))
         detected = threads.enter_context(closing(prefetch(pipeline.detect(decoded), 4)))
         placed = pipeline.place_still(detected) if opened.is_still else follow(detected, lookahead=pipeline.lookahead)

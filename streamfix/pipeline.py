@@ -45,10 +45,12 @@ class Report:
 
     frames: written. faces: crops restored. frames_with_faces: frames with at least one. tracks: ids of the faces followed
     (in pictures that stand alone, of every face restored).
-    damaged: corrupt packets and frames that the decoder met. seconds: wall time so far.
+    damaged: corrupt packets and frames that the decoder met. seconds: wall time so far. total: frames to come in all,
+    None where nobody knows.
     """
 
     frames: int = 0
+    total: int | None = None
     faces: int = 0
     frames_with_faces: int = 0
     tracks: set[int] = field(default_factory=set)
@@ -340,6 +342,7 @@ def enhance(
         )
     report, began = Report(), time.monotonic()
     with open_source(source, start=start, end=end) if not isinstance(source, Source) else source as opened:
+        report.total = opened.frames
         tags = {"enhanced": provenance(pipeline)}
         with (
             open_sink(

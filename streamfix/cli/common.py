@@ -107,14 +107,8 @@ def seconds(text: str | None) -> float | None:
 
 
 @contextmanager
-def job_progress(source: str | Path, start: float | None, end: float | None) -> Iterator[Callable[[Report], None]]:
+def job_progress(source: str | Path) -> Iterator[Callable[[Report], None]]:
     """A progress bar on a terminal; elsewhere silence, the summary says it all."""
-    from streamfix.media.source import open_source
-
-    total = None
-    if err.is_terminal:
-        with open_source(source, start=start, end=end) as opened:
-            total = opened.frames
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -127,5 +121,7 @@ def job_progress(source: str | Path, start: float | None, end: float | None) -> 
         transient=True,
         disable=not err.is_terminal,
     ) as bar:
-        task = bar.add_task(plain(Path(source).name), total=total, faces=0, fps=0.0)
-        yield lambda report: bar.update(task, completed=report.frames, faces=report.faces, fps=report.fps)
+        task = bar.add_task(plain(Path(source).name), total=None, faces=0, fps=0.0)
+        yield lambda report: bar.update(
+            task, total=report.total, completed=report.frames, faces=report.faces, fps=report.fps
+        )

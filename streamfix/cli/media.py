@@ -152,7 +152,7 @@ def enhance(
         for source, target in jobs:
             try:
                 interlcm.paint(pipeline, mask, source)
-                with job_progress(source, begin, stop) as show:
+                with job_progress(source) as show:
                     report = run(
                         source,
                         target,
@@ -288,7 +288,7 @@ def inspect(
     for picture in (p for p in (sheet, curves) if p is not None):
         prepare(picture, source=Path(source), overwrite=overwrite, touch=False)
     wanted = curves is not None
-    with job_progress(source, begin, stop) as show:
+    with job_progress(source) as show:
         result = run(
             source,
             detector=detector,

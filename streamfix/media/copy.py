@@ -18,8 +18,8 @@ from streamfix.errors import OutputError, UsageError
 from streamfix.media import containers
 from streamfix.media.facts import codec_name
 from streamfix.media.joins import Joins, Mover
+from streamfix.media.opening import is_cover, open_container
 from streamfix.media.timeline import Timeline
-from streamfix.media.video import is_cover, open_container
 
 if TYPE_CHECKING:
     Packet = av.Packet[av.stream.Stream]

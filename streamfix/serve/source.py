@@ -21,7 +21,7 @@ import numpy as np
 from streamfix._cv2 import cv2
 from streamfix.errors import InputError, UsageError
 from streamfix.media import facts
-from streamfix.media.video import open_container, picture_stream
+from streamfix.media.opening import open_container, picture_stream
 from streamfix.serve.colors import STANDARD, plain, turned
 from streamfix.serve.encode import CLOCK_RATE
 from streamfix.types import Frame
