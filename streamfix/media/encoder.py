@@ -10,6 +10,7 @@ import av
 import av.codec
 from av.codec.codec import UnknownCodecError, find_best_pix_fmt_of_list
 
+from streamfix._cv2 import cv2
 from streamfix.errors import OutputError, UsageError
 from streamfix.media.base import ColorTags, HdrMetadata
 
@@ -37,6 +38,10 @@ _WHOLE_CHROMA = {"libx264", "libx265", "mpeg2video"}
 _FULL_RANGE, _LIMITED_RANGE, _BT709 = 2, 1, 1
 QUANTISED = frozenset({"mpeg2video", "mjpeg", "mpeg4"})
 """Encoders that are told a quantiser, not a crf."""
+_AVX512 = 256  # cv::CPU_AVX512_SKX, which the Python module does not name
+X264_PARAMS = ["asm=avx2,fma3,bmi2"] if cv2.checkHardwareSupport(_AVX512) else []
+"""What x264 must be told for the same pictures to give the same stream: its AVX-512 code for the rate control's macroblock tree
+reads what is not its own where a picture is not a multiple of 128 pixels wide, and one run's file then differs from the next's."""
 _LEAST_SIZE = {"libx265": 64}  # below, x265 4.1 writes past its buffers (found with glibc's MALLOC_CHECK_)
 
 
@@ -152,12 +157,15 @@ def fits(name: str, width: int, height: int) -> bool:
 
 
 def private_options(encoder: str, tags: ColorTags, hdr: HdrMetadata | None) -> dict[str, str]:
-    """Options in the encoders' own syntax for what FFmpeg has no common one: HDR metadata (where they can), and silence."""
-    name = {"libx264": "x264-params", "libx265": "x265-params", "libsvtav1": "svtav1-params"}.get(encoder)
+    """Options in the encoders' own syntax, where FFmpeg has none: HDR metadata (if they can), a steady stream, and silence."""
+    x264 = encoder in ("libx264", "libx264rgb")
+    name = "x264-params" if x264 else {"libx265": "x265-params", "libsvtav1": "svtav1-params"}.get(encoder)
     parts = _hdr_parts(encoder, hdr) if hdr is not None else []
+    if x264:
+        parts += X264_PARAMS
     if encoder == "libx265":
         parts.append("log-level=error")
-    if encoder == "libx264" and tags.range == 1 and tags.matrix == tags.transfer == tags.primaries == 2:
+    if x264 and tags.range == 1 and tags.matrix == tags.transfer == tags.primaries == 2:
         parts.append("videoformat=component")  # without any description x264 would not write the range either
     if hdr is not None and name is None:
         _log.warning("%s does not carry mastering display metadata: it is left out", encoder)

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from streamfix.media.encoder import X264_PARAMS
+
 Picture: TypeAlias = npt.NDArray[np.float32]
 """float32 (H, W, 3), RGB in [0, 1]."""
 Clip: TypeAlias = list[Picture]
@@ -68,6 +70,8 @@ def coded(frames: Sequence[Picture], codec: str, options: dict[str, str]) -> Cli
     """The frames after an encoder (FFmpeg's name and options) in 4:2:0, one for one."""
     height, width = frames[0].shape[:2]
     even = (height + height % 2, width + width % 2)  # 4:2:0 has no odd sizes
+    if codec == "libx264":
+        options = {"x264-params": ":".join(X264_PARAMS), **options}
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska") as out:
         stream = out.add_stream(codec, rate=Fraction(25), options={"threads": "1", **options})
