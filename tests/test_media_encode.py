@@ -1,5 +1,6 @@
 """Pixel formats, colour tags and HDR metadata on their way through the encoders."""
 
+import os
 import subprocess
 import sys
 from fractions import Fraction
@@ -14,6 +15,8 @@ from test_media_time import copy
 from streamfix.errors import OutputError, UsageError
 from streamfix.media import open_sink, open_source
 from streamfix.media.containers import default_codec
+from streamfix.media.video_sink import VideoSink
+from streamfix.types import Frame
 
 PQ = (9, 1, 16, 9)  # BT.2020, limited range, SMPTE ST 2084
 MASTERING = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50):max-cll=1000,400"
@@ -50,6 +53,26 @@ def test_the_same_pictures_give_the_same_stream(tmp_path: Path, codec: str) -> N
         with av.open(str(copy(source, tmp_path / "out.mkv", codec=codec))) as container:
             streams.add(b"".join(bytes(packet) for packet in container.demux(video=0)))
     assert len(streams) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the policies are Linux's")
+def test_no_thread_becomes_a_real_time_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SVT-AV1 makes them so for root: a whole machine stood still, as the programs that were started later inherited it."""
+
+    def policies() -> set[int]:
+        return {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}
+
+    seen, before, encode = [], policies(), VideoSink.write
+
+    def write(self: VideoSink, frame: Frame) -> None:
+        encode(self, frame)
+        seen.append(policies())
+
+    monkeypatch.setattr(VideoSink, "write", write)
+    source = make_video(tmp_path / "in.mkv", codec="ffv1", frames=6)
+    copy(source, tmp_path / "out.mkv", codec="av1")
+    assert len(seen) == 6
+    assert set().union(*seen, policies()) == before
 
 
 @pytest.mark.parametrize("codec", ["ffv1", "av1"])

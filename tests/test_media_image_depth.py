@@ -12,6 +12,7 @@ from PIL import Image
 from test_media_images import SRGB, copy, exif_with
 
 from streamfix.media import open_source
+from streamfix.media.encoder import open_encoder
 
 
 @pytest.mark.parametrize(("channels", "name"), [(1, "gray16le"), (3, "rgb48le"), (4, "rgba64le")])
@@ -78,6 +79,7 @@ def test_depth_that_is_not_read_is_told(
         stream = container.add_stream(codec, rate=1)
         stream.width = stream.height = 64
         stream.pix_fmt = pixels
+        open_encoder(stream.codec_context)
         frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 90, np.uint8), format="rgb24").reformat(format=pixels)
         container.mux([*stream.encode(frame), *stream.encode(None)])
     copy(tmp_path / name, tmp_path / "out.png")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+from contextlib import suppress
 from fractions import Fraction
 
 import av
@@ -56,6 +58,32 @@ def find_encoder(name: str) -> av.codec.Codec:
     raise UsageError(
         f"there is no video encoder called {name!r} in this FFmpeg; choose h264, hevc, av1, ffv1 or an FFmpeg encoder name"
     )
+
+
+def open_encoder(context: av.VideoCodecContext) -> None:
+    """Open it, and leave every thread of this process to the scheduler as it was.
+
+    For root SVT-AV1 makes the threads that it starts, and the one that opens it, real-time ones: nothing else on the machine gets
+    a core while they work, and the programs that this thread starts later inherit it.
+    """
+    before = _real_time_threads()
+    try:
+        context.open()
+    finally:
+        for thread in _real_time_threads() - before:
+            with suppress(OSError):  # it has ended
+                os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+
+
+def _real_time_threads() -> set[int]:
+    if sys.platform != "linux":
+        return set()
+    threads = set()
+    for name in os.listdir("/proc/self/task"):
+        with suppress(OSError):
+            if os.sched_getscheduler(int(name)) in (os.SCHED_FIFO, os.SCHED_RR):
+                threads.add(int(name))
+    return threads
 
 
 def options(encoder: str, *, crf: int | None, preset: str | None) -> dict[str, str]:

@@ -131,7 +131,7 @@ class VideoSink(Sink):
         context.width, context.height = max(self._like.width & ~1, 256), max(self._like.height & ~1, 256)
         context.pix_fmt, context.time_base = "yuv420p", Fraction(1, 25)
         try:
-            context.open()
+            encoders.open_encoder(context)
         except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
             raise OutputError(
                 f"the hardware encoder {self.encoder} cannot be opened on this machine; choose h264, hevc or av1"
@@ -232,7 +232,7 @@ class VideoSink(Sink):
         shift = begin if begin is not None else Fraction(0)
         self._copier.chapters(shift, begin, end)
         try:
-            context.open()
+            encoders.open_encoder(context)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._refused(error, width, height, name) from error
         try:
