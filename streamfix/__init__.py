@@ -11,7 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streamfix.pipeline import Pipeline, Report, enhance, load_pipeline
+    from streamfix.jobs import enhance
+    from streamfix.pipeline import Pipeline, Report, load_pipeline
     from streamfix.restore.base import load_restorer
 
 __version__ = "0.1.0"
@@ -20,7 +21,7 @@ __all__ = ["Pipeline", "Report", "__version__", "enhance", "load_pipeline", "loa
 _HOMES = {
     "Pipeline": "streamfix.pipeline",
     "Report": "streamfix.pipeline",
-    "enhance": "streamfix.pipeline",
+    "enhance": "streamfix.jobs",
     "load_pipeline": "streamfix.pipeline",
     "load_restorer": "streamfix.restore.base",
 }

@@ -6,18 +6,18 @@ bounded prefetch threads, so that decoding, detection, restoration and encoding 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from streamfix import __version__
+from streamfix import __version__, restraint
 from streamfix.compose import compose
 from streamfix.errors import UsageError
 from streamfix.faces import CutDetector, Detected, follow
@@ -27,11 +27,9 @@ from streamfix.faces.follower import still_quality
 from streamfix.faces.parsing import FaceParser
 from streamfix.faces.select import Selector, parse_select
 from streamfix.media.color import copy_picture, cut_out, side_by_side, to_rgb
-from streamfix.media.sink import open_sink
-from streamfix.media.source import Source, open_source
 from streamfix.prefetch import prefetch
 from streamfix.restore.base import Restorer, load_restorer, recurs, restore_images
-from streamfix.restore.recurrence import Recurrence
+from streamfix.restore.recurrence import WARM_UP, WINDOW, Recurrence
 from streamfix.restraint import Guard
 from streamfix.types import Crop, Face, Frame, Image, Placement, RestoredFrame
 
@@ -46,11 +44,12 @@ class Report:
     frames: written. faces: crops restored. frames_with_faces: frames with at least one. tracks: ids of the faces followed
     (in pictures that stand alone, of every face restored).
     damaged: corrupt packets and frames that the decoder met. seconds: wall time so far. total: frames to come in all,
-    None where nobody knows.
+    None where nobody knows. resumed: of the frames, those of a job that was broken off.
     """
 
     frames: int = 0
     total: int | None = None
+    resumed: int = 0
     faces: int = 0
     frames_with_faces: int = 0
     tracks: set[int] = field(default_factory=set)
@@ -59,11 +58,8 @@ class Report:
 
     @property
     def fps(self) -> float:
-        """Frames written per second of wall time."""
-        return self.frames / self.seconds if self.seconds else 0.0
-
-
-Progress = Callable[[Report], None]
+        """Frames restored per second of wall time."""
+        return max(self.frames - self.resumed, 0) / self.seconds if self.seconds else 0.0
 
 
 class Pipeline:
@@ -76,6 +72,7 @@ class Pipeline:
     restorer says of itself. protect: leave
     faces that are sharp already, and what covers a face, as they are (see restraint.py). parser: keeps the restored face
     within the pixels that are face; None lets it reach as far as the crop's mask.
+    settings: all that, and what `load_pipeline` was told, as plain values by which a job knows itself again.
     """
 
     def __init__(
@@ -103,6 +100,14 @@ class Pipeline:
             raise UsageError("face parsing protects what is not face: leave it out, or --no-protect")
         self.protect, self.parser = protect, parser
         self.recurrent = recurs(restorer, recurrent)
+        self.settings: dict[str, object] = {
+            "detector": detector.name,
+            "strength": strength,
+            "lookahead": lookahead,
+            "batch_size": batch_size,
+            "recurrent": self.recurrent,
+            "protect": protect,
+        }
 
     def detect(self, frames: Iterable[Frame]) -> Iterator[Detected]:
         """Faces of every frame, in stored coordinates, and whether the frame begins a new scene."""
@@ -167,7 +172,10 @@ class Pipeline:
         for frame, crops in cropped:
             waiting.append((frame, crops))
             faces += len(crops)
-            if faces >= self.batch_size or len(waiting) >= 2 * self.batch_size or faces == 0:
+            full = faces >= self.batch_size or len(waiting) >= 2 * self.batch_size or faces == 0
+            if (
+                full or (frame.index + 1) % _REMEMBERED == 0
+            ):  # a job that goes on has the batches that it would have had
                 yield from self._restore(waiting, before)
                 waiting, faces = [], 0
         yield from self._restore(waiting, before)
@@ -228,10 +236,18 @@ class Pipeline:
             yield out
 
     def run(
-        self, frames: Iterable[Frame], *, still: bool = False, compare: bool = False, report: Report | None = None
+        self,
+        frames: Iterable[Frame],
+        *,
+        still: bool = False,
+        compare: bool = False,
+        report: Report | None = None,
+        since: int = 0,
     ) -> Generator[Frame, None, None]:
         """All stages in a row, in bounded prefetch threads. Frames come out in order, one for one.
 
+        since: number of the first frame that is wanted, a multiple of 64: it and all after it come out as they do when all are.
+        Of those before, the first is restored too; most of the others come out as they are.
         Closing this generator ends the threads, as does an exception in any stage, which is raised here.
         """
         with ExitStack() as threads:
@@ -241,11 +257,22 @@ class Pipeline:
 
             detected = ahead(self.detect(ahead(frames, 4)), 4)
             placed = self.place_still(detected) if still else self.place(detected)
+            begin = since - (WINDOW + WARM_UP if self.recurrent else 0) - _REMEMBERED
+            for entry in placed:
+                if entry[0].index >= begin:
+                    placed = chain([entry], placed)
+                    break
+                if entry[0].index == 0:
+                    yield from self.lay_back(self.restore(self.cut_out([entry])), compare=compare)
+                else:
+                    yield entry[0]
             cropped = self.cut_out(placed)
             restored = ahead(self.restore_next(cropped) if self.recurrent and not still else self.restore(cropped), 2)
             yield from self.lay_back(restored, compare=compare, report=report)
 
 
+_REMEMBERED = restraint.WINDOW
+"""Frames over which the sharpness of a face is averaged, and batches do not reach beyond a multiple of them."""
 STILL_SCORE = 0.7
 """Detection score from which a face in a picture that stands alone is restored (0.5 gives false hits on faceless patches)."""
 
@@ -288,7 +315,7 @@ def load_pipeline(
     """
     known = Path(embedding) if embedding is not None else None
     finder = load_detector(detector, embedding=known, embedding_norm=embedding_norm)
-    return Pipeline(
+    pipeline = Pipeline(
         restorer=load_restorer(model, device=device),
         detector=finder,
         select=parse_select(faces, finder, min_size=min_size, ignore_background=ignore_background),
@@ -299,65 +326,11 @@ def load_pipeline(
         protect=protect,
         parser=FaceParser(Path(parsing)) if parsing is not None else None,
     )
-
-
-def enhance(
-    source: str | Path | Source,
-    output: str | Path,
-    *,
-    pipeline: Pipeline | None = None,
-    model: str | Path = "auto",
-    detector: str = "auto",
-    device: str = "auto",
-    faces: str | Path = "all",
-    min_size: float = 0.0,
-    strength: float = 1.0,
-    start: float | None = None,
-    end: float | None = None,
-    compare: bool = False,
-    codec: str = "auto",
-    crf: int | None = None,
-    preset: str | None = None,
-    drop: Collection[str] = (),
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> Report:
-    """Restore the faces of a video, an image, or a folder of images, and write the result.
-
-    source: what `open_source` takes, or a Source (which has its own range, and is closed at the end). output: its suffix
-    chooses the container. pipeline: from `load_pipeline`, when many files are to share one; else model, detector, device,
-    faces, min_size (source pixels) and strength (0..1) describe it, never both. start, end: seconds. compare: write input and output
-    side by side. codec, crf, preset, drop: as `open_sink` has them.
-    progress: called after every written frame with the report so far, always the same object.
-    Raises a StreamfixError whose message is one sentence; nothing is left at `output` then.
-    """
-    given = (model, detector, device, faces, min_size, strength)
-    if pipeline is None:
-        pipeline = load_pipeline(
-            model=model, detector=detector, device=device, faces=faces, min_size=min_size, strength=strength
-        )
-    elif given != ("auto", "auto", "auto", "all", 0.0, 1.0):
-        raise UsageError(
-            "model, detector, device, faces, min_size and strength are load_pipeline's where a pipeline is given"
-        )
-    report, began = Report(), time.monotonic()
-    with open_source(source, start=start, end=end) if not isinstance(source, Source) else source as opened:
-        report.total = opened.frames
-        tags = {"enhanced": provenance(pipeline)}
-        with (
-            open_sink(
-                output, like=opened, codec=codec, crf=crf, preset=preset, drop=drop, overwrite=overwrite, tags=tags
-            ) as sink,
-            closing(pipeline.run(iter(opened), still=opened.is_still, compare=compare, report=report)) as frames,
-        ):
-            for frame in frames:
-                sink.write(frame)
-                report.frames += 1
-                report.damaged, report.seconds = opened.damaged, time.monotonic() - began
-                if progress is not None:
-                    progress(report)
-    report.seconds = time.monotonic() - began
-    return report
+    people = Path(faces).read_bytes() if Path(faces).is_file() else b""
+    told = {"model": model, "device": device, "faces": faces, "embedding": embedding, "parsing": parsing}
+    pipeline.settings |= {key: str(value) for key, value in told.items() if value is not None}
+    pipeline.settings |= {"people": zlib.crc32(people), "min_size": min_size, "ignore_background": ignore_background}
+    return pipeline
 
 
 def provenance(pipeline: Pipeline) -> str:

@@ -55,6 +55,38 @@ def test_the_same_pictures_give_the_same_stream(tmp_path: Path, codec: str) -> N
     assert len(streams) == 1
 
 
+class Timeless:
+    """An encoder whose packets have decoding times out of nowhere."""
+
+    def __init__(self, context: av.VideoCodecContext) -> None:
+        self.context = context
+
+    def encode(self, frame: av.VideoFrame | None) -> list[av.Packet]:
+        packets = self.context.encode(frame)
+        for packet in packets:
+            packet.dts = 1 << 40
+        return packets
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 12])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_hevc_keeps_its_times_whatever_x265_says(
+    tmp_path: Path, frames: int, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one or two frames its times come out of nowhere: half of the files of one frame could not be written."""
+    begin = VideoSink._begin
+
+    def begun(self: VideoSink, frame: Frame) -> None:
+        begin(self, frame)
+        self._encoder = Timeless(self._encoder)  # type: ignore[assignment, arg-type]
+
+    monkeypatch.setattr(VideoSink, "_begin", begun)
+    source = make_video(
+        tmp_path / "in.mkv", codec="ffv1", frames=frames, rate=25, time_base=Fraction(1, 25), size=(96, 64)
+    )
+    assert times(copy(source, tmp_path / f"out{suffix}", codec="hevc")) == times(source)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the policies are Linux's")
 def test_no_thread_becomes_a_real_time_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SVT-AV1 makes them so for root: a whole machine stood still, as the programs that were started later inherited it."""

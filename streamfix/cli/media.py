@@ -75,6 +75,13 @@ def enhance(
         list[str] | None, typer.Option(help="Leave out audio, subtitles, data, attachments, or a stream by number.")
     ] = None,
     overwrite: Overwrite = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Keep what is done beside the output, and go on from it when called again; outputs that are there are left.",
+        ),
+    ] = False,
     aligned: interlcm.Aligned = False,
     mask: interlcm.Mask = None,
     upscale: interlcm.Upscale = 1.0,
@@ -95,8 +102,8 @@ def enhance(
     prompt: interlcm.Prompt = None,
 ) -> None:
     """Restore the faces of videos and images."""
+    from streamfix.jobs import enhance as run
     from streamfix.media.part import prepare
-    from streamfix.pipeline import enhance as run
     from streamfix.pipeline import load_pipeline
 
     model = interlcm.spec(
@@ -130,6 +137,12 @@ def enhance(
         )
     jobs, folder = plan(inputs, output)
     begin, stop = seconds(start), seconds(end)
+    if resume and not overwrite:
+        for _, target in (job for job in jobs if job[1].is_file()):
+            out.print(f"{target}: there already, left as it is", highlight=False, markup=False, soft_wrap=True)
+        jobs = [job for job in jobs if not job[1].is_file()]
+        if not jobs:
+            return
     if len(jobs) == 1:  # loading a model may take long: what is wrong with the name is told before
         prepare(jobs[0][1], source=jobs[0][0], overwrite=overwrite, touch=False)
     pipeline = load_pipeline(
@@ -165,6 +178,7 @@ def enhance(
                         preset=preset,
                         drop=drop or (),
                         overwrite=overwrite,
+                        resume=resume,
                         progress=show,
                     )
             except StreamfixError as error:
@@ -238,6 +252,8 @@ def summarise(target: Path, report: Report, model: str) -> None:
     if report.faces:
         faces = f"{_count(report.faces, 'face', 'faces')} of {_count(len(report.tracks), 'person', 'people')}"
     frames = _count(report.frames, "frame", "frames")
+    if report.resumed:
+        frames += f" ({report.resumed} of them before)"
     out.print(
         f"{target}: {frames}, {faces}, {report.seconds:.1f} s ({report.fps:.1f} fps), model {model}",
         highlight=False,

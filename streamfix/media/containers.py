@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import av
@@ -21,6 +22,35 @@ NO_REORDERING = ON_A_GRID | FROM_ZERO | {"mpegts"}
 """Time stamps below zero or without pts do not come back from these as they went in: no B frames."""
 KEEPS_TIME = MOV | MATROSKA | NO_REORDERING
 """Every container in which the frames of a test came back at their times; raw streams and the like have none."""
+_OWN_METADATA = {
+    "major_brand",
+    "minor_version",
+    "compatible_brands",
+    "encoder",
+    "software",
+}  # these speak of the container itself
+_RIFF = {"title", "artist", "album", "date", "comment", "genre", "copyright", "language", "track", "encoded_by"}
+_ITUNES = {
+    "title",
+    "artist",
+    "album_artist",
+    "composer",
+    "album",
+    "date",
+    "comment",
+    "genre",
+    "copyright",
+    "grouping",
+    "lyrics",
+    "description",
+    "synopsis",
+    "show",
+    "episode_id",
+    "network",
+    "keywords",
+    "track",
+    "disc",
+}
 _IMAGES = {"image2", "gif", "apng", "webp", "avif"}
 _HOLDS_HEVC = MATROSKA | {"mov", "mp4", "mpegts", "nut"}  # the other kin of mov take H.264 at most
 _HEVC_LEAST = 64
@@ -64,3 +94,19 @@ def default_codec(form: str, pixels: str, width: int, height: int) -> str:
     if alpha and form in ("matroska", "nut"):
         return "ffv1"
     return "hevc" if deep and form in _HOLDS_HEVC and min(width, height) >= _HEVC_LEAST else "h264"
+
+
+def own_left_out(tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags of a file without those that speak of its container."""
+    return {key: value for key, value in tags.items() if key.lower() not in _OWN_METADATA}
+
+
+def named(tags: Mapping[str, str], form: str, *, itunes: bool) -> dict[str, str]:
+    """The tags as a container can hold them: what has no name there goes into the comment. itunes: an MP4 with cover art."""
+    known = _ITUNES if itunes else _RIFF if form == "avi" else None
+    if known is None:
+        return dict(tags)
+    unknown = {key: value for key, value in tags.items() if key.lower() not in known}
+    held = {key.lower(): value for key, value in tags.items() if key not in unknown}
+    lines = [held["comment"]] if "comment" in held else []
+    return held | {"comment": "\n".join(lines + [f"{key}: {value}" for key, value in unknown.items()])}

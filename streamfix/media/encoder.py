@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from fractions import Fraction
 
 import av
@@ -38,6 +40,8 @@ _PRESETS = {"libx264": _X26X, "libx265": _X26X, "libsvtav1": [str(n) for n in ra
 _SURFACES = {"cuda", "vaapi", "qsv", "d3d11", "d3d12", "dxva2_vld", "drm_prime", "videotoolbox_vld", "vulkan", "amf"}
 _WHOLE_CHROMA = {"libx264", "libx265", "mpeg2video"}
 _FULL_RANGE, _LIMITED_RANGE, _BT709 = 2, 1, 1
+_INTERLACED = (1 << 18) | (1 << 29)  # AV_CODEC_FLAG_INTERLACED_DCT, AV_CODEC_FLAG_INTERLACED_ME
+_FRAME_DURATION = 1 << 8  # AV_CODEC_FLAG_FRAME_DURATION: packets carry their frame's duration
 QUANTISED = frozenset({"mpeg2video", "mjpeg", "mpeg4"})
 """Encoders that are told a quantiser, not a crf."""
 _AVX512 = 256  # cv::CPU_AVX512_SKX, which the Python module does not name
@@ -58,6 +62,64 @@ def find_encoder(name: str) -> av.codec.Codec:
     raise UsageError(
         f"there is no video encoder called {name!r} in this FFmpeg; choose h264, hevc, av1, ffv1 or an FFmpeg encoder name"
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """All that the first frame of a video decides for its encoder.
+
+    size: width and height; pixels: its pixel format; rate: frames a second; quantiser: for QUANTISED; tag: of the codec in
+    the container (Apple's players insist on hvc1), None for FFmpeg's choice; reorders: whether it may have B frames.
+    """
+
+    size: tuple[int, int]
+    pixels: str
+    time_base: Fraction
+    rate: Fraction
+    colors: ColorTags
+    aspect: Fraction | None
+    interlaced: bool
+    reorders: bool
+    quantiser: int | None
+    tag: str | None
+    options: Mapping[str, str]
+
+    def apply(self, context: av.VideoCodecContext) -> None:
+        """Tell it all to an encoder that is not open yet."""
+        colors = self.colors
+        (context.width, context.height), context.pix_fmt = self.size, self.pixels
+        context.time_base, context.framerate = self.time_base, self.rate
+        context.colorspace, context.color_range = colors.matrix, colors.range
+        context.color_primaries, context.color_trc = colors.primaries, colors.transfer
+        context.sample_aspect_ratio = self.aspect
+        context.flags |= _FRAME_DURATION | (_INTERLACED if self.interlaced else 0)
+        # slices (PyAV's default) would cut every picture of x264 into strips, at a cost in quality
+        context.thread_type = "SLICE" if context.name in ("ffv1", "mpeg2video") else "AUTO"
+        if not self.reorders:
+            context.max_b_frames = 0
+        if self.quantiser is not None:
+            context.qscale, context.global_quality = True, self.quantiser
+        if self.tag is not None:
+            context.codec_tag = self.tag
+        located = {"chroma_sample_location": colors.chroma_location} if colors.chroma_location else {}
+        context.options = {**self.options, **located}
+
+    def depth(self, context: av.VideoCodecContext) -> int:
+        """By how many places its frames change their order at most, once it is open."""
+        if not self.reorders:
+            return 0
+        if context.name == "libx265":  # which does not tell; B frames refer to B frames there
+            return 2
+        return context.reorder_depth
+
+    def another(self, codec: av.codec.Codec, *, flags: int) -> av.VideoCodecContext:
+        """An open encoder that knows of no frame yet. flags: of the first one, as its container wanted them."""
+        context = av.CodecContext.create(codec, "w")
+        assert isinstance(context, av.VideoCodecContext)
+        context.flags, context.bit_rate = flags, 0  # as containers begin theirs
+        self.apply(context)
+        open_encoder(context)
+        return context
 
 
 def open_encoder(context: av.VideoCodecContext) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from streamfix.errors import UsageError
 from streamfix.media.base import Sink, Source
 from streamfix.media.image_sink import ImageSink
 from streamfix.media.images import ImageSource
+from streamfix.media.segments import Segments
 from streamfix.media.video import VideoSource
 from streamfix.media.video_sink import VideoSink
 
@@ -28,6 +29,8 @@ def open_sink(
     drop: Collection[str] = (),
     overwrite: bool = False,
     tags: Mapping[str, str] | None = None,
+    segments: Segments | None = None,
+    notes: Callable[[], bytes] = bytes,
 ) -> Sink:
     """Open an output for the frames of `like`; its suffix chooses the container or the image format.
 
@@ -35,6 +38,7 @@ def open_sink(
     ffv1, or the FFmpeg name of an encoder (h264_nvenc ...). crf, preset: in the encoder's own scale.
     drop: what not to copy: "audio", "subtitles", "data", "attachments", "video" (other video streams), or stream indexes.
     tags: added to the metadata of the output. Images use none of codec, crf, preset and drop, and say so.
+    segments, notes: of a video that goes on where it was broken off, see VideoSink.
     The output appears under its name when the with-block is left without an exception, and not at all otherwise.
     Raises OutputError when it cannot be written or a stream cannot live in the container, UsageError for bad options.
     """
@@ -50,5 +54,14 @@ def open_sink(
     if not isinstance(like, VideoSource):
         raise UsageError(f"no sink knows what to do with a {type(like).__name__}")
     return VideoSink(
-        target, like=like, codec=codec, crf=crf, preset=preset, drop=drop, overwrite=overwrite, tags=tags or {}
+        target,
+        like=like,
+        codec=codec,
+        crf=crf,
+        preset=preset,
+        drop=drop,
+        overwrite=overwrite,
+        tags=tags or {},
+        segments=segments,
+        notes=notes,
     )

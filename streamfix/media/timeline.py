@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from fractions import Fraction
 
 import av
@@ -38,6 +39,31 @@ class Timeline:
                 stamp = self.last + self.least
         self.step, self.last = max(stamp - self.last, 1), stamp
         return stamp
+
+
+class DecodingTimes:
+    """Decoding times for the packets of an encoder with B frames, from the times at which its frames are shown.
+
+    depth: by how many places frames change their order at most. Every packet is decoded when the frame `depth` places before
+    it is shown; the first ones as long before as that takes.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self._depth = depth
+        self._shown: deque[int] = deque()
+        self._early: deque[int] | None = None
+
+    def show(self, stamp: int) -> None:
+        """Take the time of every frame, in order, before its packet comes."""
+        self._shown.append(stamp)
+
+    def __call__(self) -> int:
+        """The time of the next packet, in the order of decoding."""
+        if self._early is None:
+            depth = min(self._depth, len(self._shown) - 1)  # that many frames the encoder has had at most
+            before = self._shown[depth] - self._shown[0]
+            self._early = deque(self._shown[k] - before for k in range(depth))
+        return self._early.popleft() if self._early else self._shown.popleft()
 
 
 class Holes:

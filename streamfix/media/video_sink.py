@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from fractions import Fraction
 from math import lcm
 from pathlib import Path
+from typing import Any
 
 import av
 import av.container
@@ -18,6 +19,8 @@ from streamfix.media import encoder as encoders
 from streamfix.media.base import Sink
 from streamfix.media.copy import HOLDS_COVER, StreamCopier
 from streamfix.media.part import explain, part_of, prepare, release
+from streamfix.media.segments import SEGMENT, Segments
+from streamfix.media.timeline import DecodingTimes
 from streamfix.media.video import VideoSource
 from streamfix.types import Frame
 
@@ -25,38 +28,7 @@ _log = logging.getLogger(__name__)
 
 _HAS_ASPECT = {"libx264", "libx265", "mpeg2video", "h264_nvenc", "hevc_nvenc"}  # in the stream itself
 _MAX_TIMESCALE = 2**31 - 1
-_OWN_METADATA = {
-    "major_brand",
-    "minor_version",
-    "compatible_brands",
-    "encoder",
-    "software",
-}  # these speak of the container itself
-_RIFF = {"title", "artist", "album", "date", "comment", "genre", "copyright", "language", "track", "encoded_by"}
-_ITUNES = {
-    "title",
-    "artist",
-    "album_artist",
-    "composer",
-    "album",
-    "date",
-    "comment",
-    "genre",
-    "copyright",
-    "grouping",
-    "lyrics",
-    "description",
-    "synopsis",
-    "show",
-    "episode_id",
-    "network",
-    "keywords",
-    "track",
-    "disc",
-}
 _LIMITED_RANGE = 1
-_INTERLACED = (1 << 18) | (1 << 29)  # AV_CODEC_FLAG_INTERLACED_DCT, AV_CODEC_FLAG_INTERLACED_ME
-_FRAME_DURATION = 1 << 8  # AV_CODEC_FLAG_FRAME_DURATION: packets carry their frame's duration
 
 
 class VideoSink(Sink):
@@ -72,6 +44,9 @@ class VideoSink(Sink):
     time stamps for sound either: sound that begins late or pauses raises it too. FLV and NUT have no time before zero: the
     priming of sound waits for it, with a warning, and sound that begins earlier raises it. Program streams (.mpg, .vob) do
     not carry H.264 with its times, so the default codec becomes MPEG-2 there.
+
+    segments: what is kept of a job that may be broken off; its frames are taken from there, each stretch of frames is
+    encoded by itself, and kept with what `notes` says by then. In whole and in part written that way, an output is the same.
     """
 
     def __init__(
@@ -85,8 +60,11 @@ class VideoSink(Sink):
         drop: Collection[str],
         overwrite: bool,
         tags: Mapping[str, str],
+        segments: Segments | None = None,
+        notes: Callable[[], bytes] = bytes,
     ) -> None:
         self.path, self._like, self._tags, self._crf = path, like, dict(tags), crf
+        self._segments, self._notes = segments, notes
         form = containers.format_of(path)
         self._program = form in containers.PROGRAM
         if codec == "auto":
@@ -115,6 +93,7 @@ class VideoSink(Sink):
         self._stamps: dict[int, int] = {}
         self._shift = 0
         self._last: int | None = None
+        self._decoding: DecodingTimes | None = None
         self._scaled = False
         try:
             self._output = self._open()
@@ -174,55 +153,40 @@ class VideoSink(Sink):
         self._stream = stream
         for other in copier.after():
             copier.add(other)
-        self._stream.metadata.update({k: v for k, v in like.stream_metadata.items() if k.lower() not in _OWN_METADATA})
+        self._stream.metadata.update(containers.own_left_out(like.stream_metadata))
         self._stream.disposition = like.disposition
-        tags = {k: v for k, v in like.metadata.items() if k.lower() not in _OWN_METADATA} | self._tags
-        known = _ITUNES if self._itunes else _RIFF if self._form == "avi" else None
-        if known is not None:  # what has no name there goes into the comment
-            unknown = {k: v for k, v in tags.items() if k.lower() not in known}
-            tags = {k.lower(): v for k, v in tags.items() if k not in unknown}
-            lines = [tags["comment"]] if "comment" in tags else []
-            tags["comment"] = "\n".join(lines + [f"{k}: {v}" for k, v in unknown.items()])
-        self._output.metadata.update(tags)
+        tags = containers.own_left_out(like.metadata) | self._tags
+        self._output.metadata.update(containers.named(tags, self._form, itunes=self._itunes))
 
     def _begin(self, frame: Frame) -> None:
         """Set up the encoder from the first frame, and the copies from its time."""
         like, context, picture = self._like, self._stream.codec_context, frame.picture
         width, height = picture.width, picture.height
         name = encoders.pixel_format(picture.format.name, self._codec, width, height)
-        self._size, self._pixels = (width, height), name
-        context.width, context.height, context.pix_fmt = width, height, name
-        self._time_base = frame.time_base
+        self._size, self._pixels, self._time_base = (width, height), name, frame.time_base
         if self._form in containers.ON_A_GRID:
             self._grid = encoders.standard(encoders.tame(like.rate))
-            context.time_base = 1 / self._grid
-            context.framerate = self._grid
-        else:
-            context.time_base = frame.time_base
         self._stream.time_base = frame.time_base if not self._grid or self._program else 1 / self._grid
-        tags = encoders.tags_of(picture, like.color, name)
-        context.colorspace, context.color_range = tags.matrix, tags.range
-        context.color_primaries, context.color_trc = tags.primaries, tags.transfer
-        context.sample_aspect_ratio = like.sample_aspect_ratio
-        context.flags |= _FRAME_DURATION
-        # slices (PyAV's default) would cut every picture of x264 into strips, at a cost in quality
-        context.thread_type = "SLICE" if self.encoder in ("ffv1", "mpeg2video") else "AUTO"
-        options = dict(self._options)
-        if tags.chroma_location:
-            options["chroma_sample_location"] = tags.chroma_location
-        if picture.interlaced_frame:
-            context.flags |= _INTERLACED
-        if self._form in containers.NO_REORDERING:
-            context.max_b_frames = 0
-        if self.encoder in encoders.QUANTISED:
-            context.qscale, context.global_quality = True, encoders.quantiser(self._crf)
-        if self.encoder in ("libx265",) and self._form in containers.MOV:
-            context.codec_tag = "hvc1"  # the tag that Apple's players insist on
+        colors = encoders.tags_of(picture, like.color, name)
+        self._setup = encoders.Setup(
+            size=self._size,
+            pixels=name,
+            time_base=self._time_base if self._grid is None else 1 / self._grid,
+            rate=encoders.tame(like.rate) if self._grid is None else self._grid,
+            colors=colors,
+            aspect=like.sample_aspect_ratio,
+            interlaced=picture.interlaced_frame,
+            reorders=self._form not in containers.NO_REORDERING,
+            quantiser=encoders.quantiser(self._crf) if self.encoder in encoders.QUANTISED else None,
+            tag="hvc1" if self.encoder == "libx265" and self._form in containers.MOV else None,
+            options=self._options | encoders.private_options(self.encoder, colors, like.hdr),
+        )
+        self._setup.apply(context)
+        self._encoder: av.VideoCodecContext | None = context
         if like.deinterlaced:
             _log.warning("%s is interlaced: it comes out progressive, one frame for each", like.path)
         if like.dynamic_hdr:
             _log.warning("dynamic HDR metadata (%s) is left out", ", ".join(like.dynamic_hdr))
-        context.options = options | encoders.private_options(self.encoder, tags, like.hdr)
         if like.display_matrix is not None:
             self._stream.set_display_matrix(like.display_matrix)
         ranged = like.start is not None
@@ -235,6 +199,10 @@ class VideoSink(Sink):
             encoders.open_encoder(context)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._refused(error, width, height, name) from error
+        # of less than three frames x265 comes with times out of nowhere
+        depth = self._setup.depth(context)
+        if depth and (self.encoder == "libx265" or self._segments is not None):
+            self._decoding = DecodingTimes(depth)
         try:
             self._output.start_encoding()
         except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -270,31 +238,49 @@ class VideoSink(Sink):
         try:
             if self._size is None:
                 self._begin(frame)
-            self._encode(frame)
+            whole = self._segments is not None and (frame.index + 1) % SEGMENT == 0
+            if self._segments is not None and frame.index < self._segments.done:
+                self._place(frame)
+                self._encoder = None
+                if whole:
+                    self._repeat(frame.index // SEGMENT)
+            else:
+                self._encode(frame)
+                if whole:
+                    self._end_segment()
         except (av.error.FFmpegError, OSError) as error:
             raise OutputError(explain(error, self.path)) from error
         self.written += 1
 
-    def _encode(self, frame: Frame) -> None:
+    def _place(self, frame: Frame) -> int:
+        """When a frame is shown, in units of the encoder's time base. Raises OutputError where that cannot be."""
         stamp = round(frame.pts * frame.time_base / self._time_base) - self._shift
         number = stamp if self._grid is None else self._number(stamp, frame)
         if self._last is not None and number <= self._last:
             raise OutputError(
                 f"{self.path} cannot be written: the frame at {frame.time:.3f} s does not come after the one before"
             )
-        step = 1 if self._grid is not None else max(round(1 / (self._like.rate * self._time_base)), 1)
         self._last = number
+        if self._program:
+            self._stamps[number] = stamp
+        if self._decoding is not None:
+            self._decoding.show(number)
+        return number
+
+    def _encode(self, frame: Frame) -> None:
+        number = self._place(frame)
+        if self._encoder is None:
+            self._encoder = self._setup.another(self._codec, flags=self._stream.codec_context.flags)
+        step = 1 if self._grid is not None else max(round(1 / (self._like.rate * self._time_base)), 1)
         picture = self._convert(frame.picture)
         before = picture.pts, picture.time_base, picture.pict_type, picture.duration
         picture.pts = number
         picture.time_base = self._time_base if self._grid is None else 1 / self._grid
         picture.pict_type = 0  # or the encoder repeats the source's choice of I, P and B frames
-        if self._grid is not None:
-            self._stamps[number] = stamp
         if self._grid is not None or not picture.duration:  # without one, the last frame would last no time at all
             picture.duration = step
         try:
-            self._mux(self._stream.encode(picture))
+            self._mux(self._encoder.encode(picture))
         finally:
             picture.pts, picture.pict_type, picture.duration = before[0], before[2], before[3]
             if before[1] is not None:
@@ -341,23 +327,46 @@ class VideoSink(Sink):
             width, height, self._pixels, src_color_range=kept, dst_color_range=kept, interpolation="BICUBIC"
         )
 
-    def _mux(self, packets: list[av.Packet[av.VideoStream]]) -> None:
+    def _mux(self, packets: Iterable[av.Packet[Any]]) -> None:
         for packet in packets:
+            if self._decoding is not None:
+                packet.dts = self._decoding()
             if self._grid is not None and self._program and packet.pts is not None:
                 # the encoder counts frames; the program stream gets their true times, and no B frames: dts is pts
                 packet.pts = packet.dts = self._stamps.pop(packet.pts)
                 packet.duration = round(1 / (self._grid * self._time_base))
                 packet.time_base = self._time_base
-            if packet.dts is not None:
-                self._copier.advance(packet.dts * packet.time_base)
-            self._output.mux_one(packet)
+            self._pass_on(packet if self._segments is None else self._segments.add(packet))
+
+    def _pass_on(self, packet: av.Packet[Any]) -> None:
+        if packet.dts is not None:
+            self._copier.advance(packet.dts * packet.time_base)
+        packet.stream = self._stream
+        self._output.mux_one(packet)
+
+    def _repeat(self, number: int) -> None:
+        """Write a stretch that is kept."""
+        assert self._segments is not None
+        self._stamps.clear()
+        for packet in self._segments.packets(number):
+            if self._decoding is not None:
+                self._decoding()
+            self._pass_on(packet)
+
+    def _end_segment(self) -> None:
+        assert self._segments is not None
+        assert self._encoder is not None
+        self._mux(self._encoder.encode(None))
+        self._segments.close(self._notes())
+        self._encoder = None
 
     def finish(self) -> None:
         """Flush the encoder, copy the rest, and move the file into place; raises OutputError."""
         if self._size is None:
             raise OutputError(f"no frame was written to {self.path}; nothing is left of it")
         try:
-            self._mux(self._stream.encode(None))
+            if self._encoder is not None:
+                self._mux(self._encoder.encode(None))
             self._copier.advance(None)
             self._copier.close()
             self._output.close()
