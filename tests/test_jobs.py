@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from media_files import hashes, make_video, pictures, times
 
 from streamfix import Pipeline, Report, enhance, jobs
+from streamfix.enlarge import EnlargingPipeline
 from streamfix.errors import InputError, OutputError
 from streamfix.faces.align import template
 from streamfix.media import open_sink, open_source, segments, video_sink
@@ -264,6 +265,7 @@ def test_a_broken_stretch_is_done_again(damage: str, stretch: Callable[[int], No
     with pytest.raises(KeyboardInterrupt):
         enhance(source, output, model="passthrough", resume=True, progress=broken_off(199))
     folder = tmp_path / ".out.mp4.job"
+    assert kept(output) == ["000000.packets", "000001.packets", "000002.packets", "job.json"]
     file = folder / "000001.packets"
     data = file.read_bytes()
     if damage == "flip":
@@ -272,8 +274,17 @@ def test_a_broken_stretch_is_done_again(damage: str, stretch: Callable[[int], No
         (folder / "job.json").write_text("{")
     else:
         file.write_bytes(data[: len(data) // 2] if damage == "cut" else b"")
+    if damage == "flip":  # what came after it was found in other company
+        with pytest.raises(KeyboardInterrupt):
+            enhance(source, output, model="passthrough", resume=True, progress=broken_off(130))
+        assert kept(output) == ["000000.packets", "000001.packets", "job.json"]
+        file.write_bytes(data)
     report = enhance(source, output, model="passthrough", resume=True)
-    assert (report.frames, report.resumed) == (200, 0 if damage == "manifest" else 64)
+    if damage == "flip":
+        assert report.resumed == 128
+    else:
+        assert report.resumed == (0 if damage == "manifest" else 64)
+    assert report.frames == 200
     whole = tmp_path / "whole.mp4"
     enhance(source, whole, model="passthrough", resume=True)
     assert output.read_bytes() == whole.read_bytes()
@@ -334,3 +345,29 @@ def test_a_range_goes_on(stretch: Callable[[int], None], tmp_path: Path) -> None
         report = enhance(source, tmp_path / name, model="passthrough", start=1, end=6, resume=True)
         assert report.frames == 150
     assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+
+
+def test_what_is_enlarged_and_compared_goes_on(
+    stretch: Callable[[int], None], clip: Callable[..., Path], face_picture: np.ndarray, tmp_path: Path
+) -> None:
+    """Frames that are done come by as they were: of another size, and without the comparison."""
+    stretch(32)
+    small = np.ascontiguousarray(face_picture[::2, ::2])
+    source = clip("in.mkv", [degraded(small, n) for n in range(70)])
+    for name in ("out.mp4", "whole.mp4"):
+        options = {"resume": True, "compare": True}
+        if name == "out.mp4":
+            large = EnlargingPipeline(pipeline(), factor=1.5)
+            with pytest.raises(KeyboardInterrupt):
+                enhance(source, tmp_path / name, pipeline=large, progress=broken_off(69), **options)
+        report = enhance(source, tmp_path / name, pipeline=EnlargingPipeline(pipeline(), factor=1.5), **options)
+        assert (report.faces, report.frames) == (70, 70)
+    assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+    assert {(f.width, f.height) for f in decode(tmp_path / "out.mp4")} == {(480, 180)}
+
+
+def test_transparency_beside_the_packets_is_refused(tmp_path: Path) -> None:
+    source = make_video(tmp_path / "in.mkv", codec="ffv1", pix_fmt="yuva420p", frames=3)
+    with pytest.raises(OutputError, match=r"leave --resume out, or write \.mov or \.mkv"):
+        enhance(source, tmp_path / "out.webm", model="passthrough", resume=True)
+    assert enhance(source, tmp_path / "out.mkv", model="passthrough", resume=True).frames == 3

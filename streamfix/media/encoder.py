@@ -12,6 +12,7 @@ from fractions import Fraction
 
 import av
 import av.codec
+import av.error
 from av.codec.codec import UnknownCodecError, find_best_pix_fmt_of_list
 
 from streamfix._cv2 import cv2
@@ -146,6 +147,22 @@ def _real_time_threads() -> set[int]:
             if os.sched_getscheduler(int(name)) in (os.SCHED_FIFO, os.SCHED_RR):
                 threads.add(int(name))
     return threads
+
+
+def try_hardware(codec: av.codec.Codec, width: int, height: int) -> None:
+    """Open a hardware encoder once, so that a machine without it is told so before any work: OutputError. Others pass."""
+    if not codec.capabilities & av.codec.codec.Capabilities.hardware:
+        return
+    context = av.CodecContext.create(codec, "w")
+    assert isinstance(context, av.VideoCodecContext)
+    context.width, context.height = max(width & ~1, 256), max(height & ~1, 256)
+    context.pix_fmt, context.time_base = "yuv420p", Fraction(1, 25)
+    try:
+        open_encoder(context)
+    except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
+        raise OutputError(
+            f"the hardware encoder {codec.name} cannot be opened on this machine; choose h264, hevc or av1"
+        ) from error
 
 
 def options(encoder: str, *, crf: int | None, preset: str | None) -> dict[str, str]:

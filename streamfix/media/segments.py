@@ -96,16 +96,24 @@ class Segments:
     def add(self, packet: Packet) -> Packet:
         """Keep one more packet of the stretch that is being encoded; gives it as it will be read. OSError as the disk has it."""
         if self._file is None:
-            self._began = True
-            self.folder.mkdir(exist_ok=True)
-            if not self._manifest.exists():
-                self._manifest.write_text(json.dumps(self._settings, indent=1), "utf-8")
+            if not self._began:
+                self._begin()
             self._file, self._sum = self._path(self._number).with_suffix(".part").open("wb"), 0
         base, data = packet.time_base, bytes(packet)
         stamps = packet.pts or 0, packet.dts or 0, packet.duration or 0
         head = (*stamps, base.numerator, base.denominator, int(packet.is_keyframe), len(data))
         self._write(_PACKET.pack(*head) + data)
         return _packet(head, data)
+
+    def _begin(self) -> None:
+        self._began = True
+        self.folder.mkdir(exist_ok=True)
+        self._manifest.write_text(json.dumps(self._settings, indent=1), "utf-8")
+        for file in self.folder.glob(f"*{_SUFFIX}"):
+            if file >= self._path(
+                self._number
+            ):  # after a broken one: the notes of these go with those that were before
+                file.unlink()
 
     def close(self, notes: bytes) -> None:
         """The stretch is whole. OSError as the disk has it."""

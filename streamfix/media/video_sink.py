@@ -84,8 +84,7 @@ class VideoSink(Sink):
         self._itunes = form in HOLDS_COVER and bool(covers)
         if like.display_matrix is not None and form not in containers.KEEPS_ROTATION:
             raise OutputError(f"{path.suffix} cannot hold the rotation of {like.path}; choose .mp4, .mov or .mkv")
-        if "hardware" in _capabilities(self._codec):
-            self._try_hardware()
+        encoders.try_hardware(self._codec, like.width, like.height)
         prepare(path, source=like.path, overwrite=overwrite)
         self._part = part_of(path)
         self._size: tuple[int, int] | None = None
@@ -102,19 +101,6 @@ class VideoSink(Sink):
         except BaseException:
             self.discard()
             raise
-
-    def _try_hardware(self) -> None:
-        """Open a hardware encoder once, so that a machine without it is told so before any work."""
-        context = av.CodecContext.create(self.encoder, "w")
-        assert isinstance(context, av.VideoCodecContext)
-        context.width, context.height = max(self._like.width & ~1, 256), max(self._like.height & ~1, 256)
-        context.pix_fmt, context.time_base = "yuv420p", Fraction(1, 25)
-        try:
-            encoders.open_encoder(context)
-        except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
-            raise OutputError(
-                f"the hardware encoder {self.encoder} cannot be opened on this machine; choose h264, hevc or av1"
-            ) from error
 
     def _open(self) -> av.container.OutputContainer:
         options: dict[str, str] = {
@@ -167,6 +153,12 @@ class VideoSink(Sink):
         if self._form in containers.ON_A_GRID:
             self._grid = encoders.standard(encoders.tame(like.rate))
         self._stream.time_base = frame.time_base if not self._grid or self._program else 1 / self._grid
+        alpha = any(c.is_alpha for c in av.VideoFormat(name, width, height).components)
+        if self._segments is not None and alpha and self._form == "webm":
+            raise OutputError(
+                "transparency in .webm lies beside the packets, where a job that goes on cannot keep it; "
+                "leave --resume out, or write .mov or .mkv"
+            )
         colors = encoders.tags_of(picture, like.color, name)
         self._setup = encoders.Setup(
             size=self._size,
@@ -396,8 +388,3 @@ class VideoSink(Sink):
                 pass
         self._part.unlink(missing_ok=True)
         release(self.path)
-
-
-def _capabilities(codec: av.codec.Codec) -> set[str]:
-    known = av.codec.codec.Capabilities
-    return {c.name for c in (known.hardware, known.hybrid) if codec.capabilities & c}
