@@ -108,7 +108,5 @@ class AlignedPipeline(Pipeline):
             )
             picture.pts, picture.time_base = frame.pts, frame.time_base
             if report is not None:
-                report.faces += 1
-                report.frames_with_faces += 1
-                report.tracks.add(crop.placement.track_id)
+                report.count(frame, [(crop.placement, crop.placement.strength)])
             yield replace(frame, picture=picture, chroma_location=None)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from copy import copy
+from dataclasses import astuple
 from itertools import chain, islice
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from streamfix.faces.detect import Detector
 from streamfix.media.segments import SEGMENT, Segments
 from streamfix.media.sink import open_sink
 from streamfix.media.source import Source, open_source
-from streamfix.pipeline import Pipeline, Report, load_pipeline, provenance
+from streamfix.pipeline import Pipeline, Report, TrackFigures, load_pipeline, provenance
+from streamfix.sidecar import check_sidecar, write_sidecar
 from streamfix.types import Face, Image
 
 _log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ def enhance(
     drop: Collection[str] = (),
     overwrite: bool = False,
     resume: bool = False,
+    sidecar: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Restore the faces of a video, an image, or a folder of images, and write the result.
@@ -57,6 +60,7 @@ def enhance(
     resume: keep what is done of a video in a hidden folder beside the output until that is whole, and begin with what was
     kept there by a job that was broken off; of a folder of images nothing is kept. The output is the same then as without
     the break, encoded in stretches of 128 frames.
+    sidecar: write `output`.json too: where the restored faces come from, and how much of each was used (see sidecar.py).
     progress: called after every written frame with the report so far, always the same object.
     Raises a StreamfixError whose message is one sentence; nothing is left at `output` then.
     """
@@ -69,20 +73,23 @@ def enhance(
         raise UsageError(
             "model, detector, device, faces, min_size and strength are load_pipeline's where a pipeline is given"
         )
-    report, began = Report(), time.monotonic()
+    target, report, began = Path(output), Report(), time.monotonic()
+    options = {"compare": compare, "codec": codec, "crf": crf, "preset": preset, "drop": sorted(map(str, drop))}
     with open_source(source, start=start, end=end) if not isinstance(source, Source) else source as opened:
         report.total = opened.frames
+        options |= {"from": opened.start, "to": opened.end}
         tags = {"enhanced": provenance(pipeline)}
+        if sidecar:
+            check_sidecar(target, source=opened.path, overwrite=overwrite)
         kept = None
         if resume and not opened.is_still:
-            options = {"compare": compare, "codec": codec, "crf": crf, "preset": preset, "drop": sorted(map(str, drop))}
-            kept = _Kept(Path(output), opened, pipeline, options, report)
+            kept = _Kept(target, opened, pipeline, options, report)
             pipeline = kept.pipeline
             report.resumed = kept.segments.done
         try:
             with (
                 open_sink(
-                    output,
+                    target,
                     like=opened,
                     codec=codec,
                     crf=crf,
@@ -113,6 +120,8 @@ def enhance(
             raise
         if kept:
             kept.segments.remove()
+        if sidecar:
+            write_sidecar(target, source=opened.path, pipeline=pipeline, report=report, options=options)
     report.seconds = time.monotonic() - began
     return report
 
@@ -126,8 +135,6 @@ class _Kept:
         file = source.path.stat()
         settings = {
             "input": f"{source.path.name}, {file.st_size} bytes, {file.st_mtime_ns}",
-            "from": source.start,
-            "to": source.end,
             "restored": provenance(pipeline),
             **pipeline.settings,
             **options,
@@ -162,7 +169,7 @@ class _Kept:
             embedded=np.array([f.embedding is not None for f in faces], bool),
             embeddings=np.array([f.embedding for f in faces if f.embedding is not None]),
             report=np.array([report.faces, report.frames_with_faces]),
-            tracks=np.array(sorted(report.tracks), np.int64),
+            tracks=np.array([[track, *astuple(f)] for track, f in report.figures.items()], np.float64),
         )
         return file.getvalue()
 
@@ -170,7 +177,10 @@ class _Kept:
         """Put into the report what was counted over the frames that are kept."""
         with np.load(io.BytesIO(self.segments.notes(self.segments.done // SEGMENT - 1))) as kept:
             self._report.faces, self._report.frames_with_faces = (int(n) for n in kept["report"])
-            self._report.tracks = {int(n) for n in kept["tracks"]}
+            self._report.figures = {
+                int(track): TrackFigures(int(frames), *(float(v) for v in values))
+                for track, frames, *values in kept["tracks"]
+            }
 
     def leave(self) -> None:
         """The job is broken off."""

@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from streamfix import __version__, restraint
+from streamfix import __version__
 from streamfix.compose import compose
 from streamfix.errors import UsageError
 from streamfix.faces import CutDetector, Detected, follow
@@ -25,11 +25,12 @@ from streamfix.faces.align import fit_similarity
 from streamfix.faces.detect import Detector, detect_upright, load_detector
 from streamfix.faces.follower import still_quality
 from streamfix.faces.parsing import FaceParser
-from streamfix.faces.select import Selector, parse_select
+from streamfix.faces.select import Selector, parse_select, size_of
 from streamfix.media.color import copy_picture, cut_out, side_by_side, to_rgb
 from streamfix.prefetch import prefetch
 from streamfix.restore.base import Restorer, load_restorer, recurs, restore_images
 from streamfix.restore.recurrence import WARM_UP, WINDOW, Recurrence
+from streamfix.restraint import WINDOW as SHARPNESS_WINDOW
 from streamfix.restraint import Guard
 from streamfix.types import Crop, Face, Frame, Image, Placement, RestoredFrame
 
@@ -38,11 +39,33 @@ Restored = npt.NDArray[np.float32]
 
 
 @dataclass(slots=True)
+class TrackFigures:
+    """One face, over the frames in which it was restored.
+
+    first, last: seconds. size: sum of its sizes, source pixels. used, most: sum and largest of how much of the restored face was
+    used, 0 (left as it was) .. 1: its strength, times what its sharpness leaves (not known of enlarged pictures).
+    """
+
+    frames: int = 0
+    first: float = 0.0
+    last: float = 0.0
+    size: float = 0.0
+    used: float = 0.0
+    most: float = 0.0
+
+    def add(self, time: float, size: float, used: float) -> None:
+        """One more frame."""
+        self.first, self.last = time if self.frames == 0 else self.first, time
+        self.frames, self.size = self.frames + 1, self.size + size
+        self.used, self.most = self.used + used, max(self.most, used)
+
+
+@dataclass(slots=True)
 class Report:
     """What a job did, counted while it runs.
 
-    frames: written. faces: crops restored. frames_with_faces: frames with at least one. tracks: ids of the faces followed
-    (in pictures that stand alone, of every face restored).
+    frames: written. faces: crops restored. frames_with_faces: frames with at least one. figures: of each face followed, by the
+    id of its track (in pictures that stand alone, of every face restored).
     damaged: corrupt packets and frames that the decoder met. seconds: wall time so far. total: frames to come in all,
     None where nobody knows. resumed: of the frames, those of a job that was broken off.
     """
@@ -52,7 +75,7 @@ class Report:
     resumed: int = 0
     faces: int = 0
     frames_with_faces: int = 0
-    tracks: set[int] = field(default_factory=set)
+    figures: dict[int, TrackFigures] = field(default_factory=dict)
     damaged: int = 0
     seconds: float = 0.0
 
@@ -60,6 +83,19 @@ class Report:
     def fps(self) -> float:
         """Frames restored per second of wall time."""
         return max(self.frames - self.resumed, 0) / self.seconds if self.seconds else 0.0
+
+    @property
+    def tracks(self) -> set[int]:
+        """Ids of the faces followed."""
+        return set(self.figures)
+
+    def count(self, frame: Frame, used: Sequence[tuple[Placement, float]]) -> None:
+        """The faces laid back into a frame, and how much of each was used."""
+        self.faces += len(used)
+        self.frames_with_faces += bool(used)
+        for placement, share in used:
+            figures = self.figures.setdefault(placement.track_id, TrackFigures())
+            figures.add(frame.time, size_of(placement), share)
 
 
 class Pipeline:
@@ -221,18 +257,18 @@ class Pipeline:
         guard = Guard(self.parser)
         for frame, pairs in restored:
             before = copy_picture(frame.picture) if compare else None
-            out = frame
+            out, used = frame, []
             for crop, image in sorted(pairs, key=lambda pair: -_scale(pair[0].placement.matrix)):
-                weight = None
+                weight, sharp = None, 1.0
                 if self.protect:
-                    weight = guard.restrain(frame.index, crop.placement.track_id, crop.image, image).weight
+                    restraint = guard.restrain(frame.index, crop.placement.track_id, crop.image, image)
+                    weight, sharp = restraint.weight, restraint.sharp
                 out = compose(out, crop, image, weight=weight)
+                used.append((crop.placement, sharp * crop.placement.strength))
             if before is not None:
                 out = replace(out, picture=side_by_side(before, out.picture, rotation=frame.rotation))
             if report is not None:
-                report.faces += len(pairs)
-                report.frames_with_faces += bool(pairs)
-                report.tracks.update(crop.placement.track_id for crop, _ in pairs)
+                report.count(frame, used)
             yield out
 
     def run(
@@ -271,7 +307,7 @@ class Pipeline:
             yield from self.lay_back(restored, compare=compare, report=report)
 
 
-_REMEMBERED = restraint.WINDOW
+_REMEMBERED = SHARPNESS_WINDOW
 """Frames over which the sharpness of a face is averaged, and batches do not reach beyond a multiple of them."""
 STILL_SCORE = 0.7
 """Detection score from which a face in a picture that stands alone is restored (0.5 gives false hits on faceless patches)."""
@@ -326,10 +362,10 @@ def load_pipeline(
         protect=protect,
         parser=FaceParser(Path(parsing)) if parsing is not None else None,
     )
-    people = Path(faces).read_bytes() if Path(faces).is_file() else b""
+    people = zlib.crc32(Path(faces).read_bytes()) if Path(faces).is_file() else None
     told = {"model": model, "device": device, "faces": faces, "embedding": embedding, "parsing": parsing}
     pipeline.settings |= {key: str(value) for key, value in told.items() if value is not None}
-    pipeline.settings |= {"people": zlib.crc32(people), "min_size": min_size, "ignore_background": ignore_background}
+    pipeline.settings |= {"people": people, "min_size": min_size, "ignore_background": ignore_background}
     return pipeline
 
 

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from streamfix.errors import ModelError, UsageError
+from streamfix.faces import detect
 from streamfix.faces._views import views
 from streamfix.faces.align import Similarity, fit_similarity, wrapped
 from streamfix.faces.detect import EmbeddedDetector, detect_upright, load_detector
@@ -52,6 +53,18 @@ def test_a_face_of_24_pixels_in_full_hd_is_found(detector, astronaut):
     frame[700 : 700 + small.shape[0], 1200 : 1200 + small.shape[1]] = small
     (face,) = certain(detector.detect(frame))
     assert math.dist(face.landmarks[2], (1200 + NOSE[0] * zoom, 700 + NOSE[1] * zoom)) < 2.5
+
+
+def test_faces_beyond_the_most_are_told_once(astronaut, monkeypatch, caplog):
+    monkeypatch.setattr(detect, "_MOST_FACES", 2)
+    detector = EmbeddedDetector(threads=1)
+    detector.detect(astronaut)
+    assert not caplog.records
+    row = np.tile(scaled(astronaut[:240, 100:340], 0.5), (1, 3, 1))
+    for _ in range(2):
+        assert len(certain(detector.detect(row))) == 2
+    (said,) = (r.getMessage() for r in caplog.records)
+    assert said.startswith("a picture has more than 2 faces: those found least certainly, here ")
 
 
 def test_each_face_of_a_group_photograph_is_found(detector, astronaut):

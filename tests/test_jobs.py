@@ -1,5 +1,7 @@
 """A job that was broken off and goes on gives what one run gives."""
 
+import hashlib
+import json
 import signal
 import subprocess
 import sys
@@ -125,7 +127,7 @@ def test_what_goes_on_is_what_one_run_gives(
     last = pipeline(recurrent=recurrent)
     report = enhance(source, output, pipeline=last, resume=True, codec="ffv1")
     assert (report.frames, report.resumed) == (frames, done * length)
-    for name in ("faces", "frames_with_faces", "tracks", "damaged"):
+    for name in ("faces", "frames_with_faces", "figures", "damaged"):
         assert getattr(report, name) == getattr(expected, name)
     assert output.read_bytes() == whole.read_bytes()
     for one, two in zip(decode(output), decode(plain), strict=True):
@@ -371,3 +373,43 @@ def test_transparency_beside_the_packets_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"leave --resume out, or write \.mov or \.mkv"):
         enhance(source, tmp_path / "out.webm", model="passthrough", resume=True)
     assert enhance(source, tmp_path / "out.mkv", model="passthrough", resume=True).frames == 3
+
+
+def test_a_sidecar_says_where_the_faces_come_from(
+    stretch: Callable[[int], None], clip: Callable[..., Path], face_picture: np.ndarray, tmp_path: Path
+) -> None:
+    stretch(32)
+    small = np.ascontiguousarray(face_picture[::2, ::2])
+    source = clip("in.mkv", [degraded(small, n) for n in range(50)])
+    output, beside = tmp_path / "out.mkv", tmp_path / "out.mkv.json"
+    options = {"resume": True, "sidecar": True, "codec": "ffv1"}
+    with pytest.raises(KeyboardInterrupt):
+        enhance(source, output, pipeline=pipeline(), progress=broken_off(40), **options)
+    assert not beside.exists()
+    enhance(source, output, pipeline=pipeline(), **options)
+    facts = json.loads(beside.read_text())
+    for key, path in (("input", source), ("output", output)):
+        whole = path.read_bytes()
+        assert facts[key] == {"name": path.name, "bytes": len(whole), "sha256": hashlib.sha256(whole).hexdigest()}
+    assert facts["model"] == {"name": "sharper", "sha256": "0" * 64, "device": "cpu", "dtype": "float32"}
+    assert "not evidence" in facts["notice"]
+    assert facts["settings"]["codec"] == "ffv1"
+    assert (facts["frames"], facts["frames_with_faces"], facts["faces"]) == (50, 50, 50)
+    (track,) = facts["tracks"]
+    assert (track["frames"], track["first_s"], track["last_s"]) == (50, 0.0, 1.96)
+    assert track["face_px"] == pytest.approx(36, rel=0.1)  # of a crop of 60
+    assert 0.9 < track["used_mean"] <= track["used_most"] <= 1
+    # a face that is sharp already is left, and the file says so
+    enhance(source, output, model="passthrough", sidecar=True, overwrite=True, codec="ffv1")
+    (track,) = json.loads(beside.read_text())["tracks"]
+    assert (track["used_mean"], track["used_most"]) == (0, 0)
+
+
+def test_a_sidecar_is_not_overwritten_unasked(tmp_path: Path) -> None:
+    source = make_video(tmp_path / "in.mp4", frames=3)
+    (tmp_path / "out.mp4.json").write_text("mine")
+    with pytest.raises(OutputError, match=r"out\.mp4\.json exists already"):
+        enhance(source, tmp_path / "out.mp4", model="passthrough", sidecar=True)
+    assert not (tmp_path / "out.mp4").exists()
+    enhance(source, tmp_path / "out.mp4", model="passthrough", sidecar=True, overwrite=True)
+    assert json.loads((tmp_path / "out.mp4.json").read_text())["tracks"] == []

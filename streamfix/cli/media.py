@@ -82,6 +82,13 @@ def enhance(
             help="Keep what is done beside the output, and go on from it when called again; outputs that are there are left.",
         ),
     ] = False,
+    sidecar: Annotated[
+        bool,
+        typer.Option(
+            "--sidecar",
+            help="Write OUTPUT.json too: model, settings, SHA-256 of input and output, how much of which face is restored when.",
+        ),
+    ] = False,
     aligned: interlcm.Aligned = False,
     mask: interlcm.Mask = None,
     upscale: interlcm.Upscale = 1.0,
@@ -179,6 +186,7 @@ def enhance(
                         drop=drop or (),
                         overwrite=overwrite,
                         resume=resume,
+                        sidecar=sidecar,
                         progress=show,
                     )
             except StreamfixError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +22,8 @@ from streamfix.faces._retinaface import RetinaFaceNet
 from streamfix.faces._views import views
 from streamfix.faces.embedding import FaceEmbedding, check_norm
 from streamfix.types import Face, Image
+
+_log = logging.getLogger(__name__)
 
 LOWEST_SCORE = 0.3
 """Detectors return faces down to this score; what may start or continue a track is the tracker's decision."""
@@ -124,13 +127,27 @@ def _check(image: Image) -> None:
         raise ValueError(f"a detector takes uint8 RGB pictures (H, W, 3), got {image.dtype} {image.shape}")
 
 
+class _Limit:
+    """Tells, once, of pictures with more faces than are looked at."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def __call__(self, found: Candidates) -> None:
+        beyond = int((found.scores[_MOST_FACES:] >= LOWEST_SCORE).sum())
+        if beyond and not self._told:
+            self._told = True
+            words = "a picture has more than %d faces: those found least certainly, here %d, are left as they are"
+            _log.warning(words, _MOST_FACES, beyond)
+
+
 class EmbeddedDetector:
     """RetinaFace with its landmarks refined in close-ups: what streamfix uses out of the box. No embeddings."""
 
     name = "retinaface"
 
     def __init__(self, *, threads: int | None = None) -> None:
-        self._net = RetinaFaceNet(threads=threads)
+        self._net, self._limit = RetinaFaceNet(threads=threads), _Limit()
 
     def detect(self, image: Image) -> list[Face]:
         """See Detector."""
@@ -143,6 +160,7 @@ class EmbeddedDetector:
                 ]
             )
         )
+        self._limit(found)
         result: list[Face] = []
         in_vain = 0
         for box, landmarks, score in zip(found.boxes[:_MOST_FACES], found.landmarks, found.scores, strict=False):
@@ -214,6 +232,7 @@ class InsightFaceDetector:
     """
 
     def __init__(self, pack: str = DEFAULT_PACK, *, threads: int | None = None) -> None:
+        self._limit = _Limit()
         self.name = f"insightface:{pack}"
         folder = _folder(pack)
         self._scrfd, self._arcface = _load(folder, threads)
@@ -238,6 +257,7 @@ class InsightFaceDetector:
             )
             parts.append(found.mapped(view.to_frame))
         faces = merged(joined(parts))
+        self._limit(faces)
         result = []
         for box, landmarks, score in zip(faces.boxes[:_MOST_FACES], faces.landmarks, faces.scores, strict=False):
             result.append(_face(box, landmarks, float(score), self._embedding(image, landmarks)))
