@@ -150,7 +150,7 @@ class EnlargingPipeline(Pipeline):
         if not 1.0 <= factor <= 8.0:
             raise UsageError(f"pictures are enlarged 1 to 8 times, not {factor:g} times")
         self.factor, self.background, self.in_colour = factor, background or Lanczos(), in_colour
-        self.settings = of.settings | {"upscale": factor, "background": self.background.name, "in_colour": in_colour}
+        self.told = of.told | {"protect": of.protect, "upscale": factor, "background": self.background.name}
 
     def lay_back(
         self, restored: Iterable[RestoredFrame], *, compare: bool = False, report: Report | None = None

@@ -108,7 +108,7 @@ class Pipeline:
     restorer says of itself. protect: leave
     faces that are sharp already, and what covers a face, as they are (see restraint.py). parser: keeps the restored face
     within the pixels that are face; None lets it reach as far as the crop's mask.
-    settings: all that, and what `load_pipeline` was told, as plain values by which a job knows itself again.
+    told: what else `load_pipeline` and the like were told, plain values.
     """
 
     def __init__(
@@ -136,14 +136,13 @@ class Pipeline:
             raise UsageError("face parsing protects what is not face: leave it out, or --no-protect")
         self.protect, self.parser = protect, parser
         self.recurrent = recurs(restorer, recurrent)
-        self.settings: dict[str, object] = {
-            "detector": detector.name,
-            "strength": strength,
-            "lookahead": lookahead,
-            "batch_size": batch_size,
-            "recurrent": self.recurrent,
-            "protect": protect,
-        }
+        self.told: dict[str, object] = {}
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What it is made of and was told, as plain values by which a job knows itself again."""
+        own = ("strength", "lookahead", "batch_size", "recurrent", "protect")
+        return {"detector": self.detector.name, **{name: getattr(self, name) for name in own}, **self.told}
 
     def detect(self, frames: Iterable[Frame]) -> Iterator[Detected]:
         """Faces of every frame, in stored coordinates, and whether the frame begins a new scene."""
@@ -209,9 +208,8 @@ class Pipeline:
             waiting.append((frame, crops))
             faces += len(crops)
             full = faces >= self.batch_size or len(waiting) >= 2 * self.batch_size or faces == 0
-            if (
-                full or (frame.index + 1) % _REMEMBERED == 0
-            ):  # a job that goes on has the batches that it would have had
+            # at the end of a stretch too: a job that goes on has the batches that it would have had
+            if full or (frame.index + 1) % _REMEMBERED == 0:
                 yield from self._restore(waiting, before)
                 waiting, faces = [], 0
         yield from self._restore(waiting, before)
@@ -364,8 +362,8 @@ def load_pipeline(
     )
     people = zlib.crc32(Path(faces).read_bytes()) if Path(faces).is_file() else None
     told = {"model": model, "device": device, "faces": faces, "embedding": embedding, "parsing": parsing}
-    pipeline.settings |= {key: str(value) for key, value in told.items() if value is not None}
-    pipeline.settings |= {"people": people, "min_size": min_size, "ignore_background": ignore_background}
+    pipeline.told |= {key: str(value) for key, value in told.items() if value is not None}
+    pipeline.told |= {"people": people, "min_size": min_size, "ignore_background": ignore_background}
     return pipeline
 
 

@@ -101,7 +101,7 @@ def shaped(pipeline: Pipeline, *, aligned: bool, mask: Path | None, upscale: flo
         if upscale != 1:
             raise UsageError("--upscale is for whole pictures; aligned faces come out as 512x512")
         whole = AlignedPipeline(restorer=pipeline.restorer, strength=pipeline.strength, batch_size=pipeline.batch_size)
-        whole.settings = pipeline.settings | whole.settings
+        whole.told = dict(pipeline.told)
         return whole
     if colours or pipeline.restorer.name == "interlcm-inpaint":
         pipeline.protect = False  # what covers a face is what is to go; colours differ as much as a hand does
@@ -126,7 +126,7 @@ def paint(pipeline: Pipeline, mask: Path | None, source: Path) -> None:
             raise UsageError(f"the folder {mask} has no mask called {source.stem}; name masks as their pictures")
         mask = found[0]
     pipeline.mask = read_mask(mask)
-    pipeline.settings["mask"] = str(mask)
+    pipeline.told["mask"] = str(mask)
 
 
 @told
