@@ -273,7 +273,7 @@ def test_a_broken_stretch_is_done_again(damage: str, stretch: Callable[[int], No
     if damage == "flip":
         file.write_bytes(data[:500] + bytes([data[500] ^ 4]) + data[501:])
     elif damage == "manifest":
-        (folder / "job.json").write_text("{")
+        (folder / "job.json").write_text("[]")
     else:
         file.write_bytes(data[: len(data) // 2] if damage == "cut" else b"")
     if damage == "flip":  # what came after it was found in other company

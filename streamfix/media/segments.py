@@ -56,7 +56,9 @@ class Segments:
     def _compare(self) -> None:
         try:
             kept = json.loads(self._manifest.read_text("utf-8"))
-        except (ValueError, FileNotFoundError):  # cut off before the first stretch was whole
+        except (ValueError, FileNotFoundError):
+            kept = None
+        if not isinstance(kept, dict):  # nobody knows of what job the rest is
             kept = self._settings
             for file in self.folder.glob(f"*{_SUFFIX}"):
                 file.unlink()
