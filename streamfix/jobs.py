@@ -136,6 +136,7 @@ class _Kept:
         settings = {
             "input": f"{source.path.name}, {file.st_size} bytes, {file.st_mtime_ns}",
             "restored": provenance(pipeline),
+            "deinterlace": getattr(source, "deinterlace", None),
             **pipeline.settings,
             **options,
         }

@@ -142,7 +142,8 @@ class Pipeline:
     def settings(self) -> dict[str, object]:
         """What it is made of and was told, as plain values by which a job knows itself again."""
         own = ("strength", "lookahead", "batch_size", "recurrent", "protect")
-        return {"detector": self.detector.name, **{name: getattr(self, name) for name in own}, **self.told}
+        made = {"detector": self.detector.name, "select": type(self.select).__name__ if self.select else None}
+        return {**made, **{name: getattr(self, name) for name in own}, **self.told}
 
     def detect(self, frames: Iterable[Frame]) -> Iterator[Detected]:
         """Faces of every frame, in stored coordinates, and whether the frame begins a new scene."""
@@ -361,7 +362,9 @@ def load_pipeline(
         parser=FaceParser(Path(parsing)) if parsing is not None else None,
     )
     people = zlib.crc32(Path(faces).read_bytes()) if Path(faces).is_file() else None
-    told = {"model": model, "device": device, "faces": faces, "embedding": embedding, "parsing": parsing}
+    told = {"model": model, "device": device, "faces": faces, "parsing": parsing}
+    if embedding is not None:
+        told |= {"embedding": embedding, "embedding_norm": embedding_norm}
     pipeline.told |= {key: str(value) for key, value in told.items() if value is not None}
     pipeline.told |= {"people": people, "min_size": min_size, "ignore_background": ignore_background}
     return pipeline

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from streamfix.files import plain_value
 from streamfix.media.part import prepare, write_whole
 from streamfix.pipeline import Pipeline, Report, TrackFigures, provenance
 from streamfix.types import Facts
@@ -49,7 +50,7 @@ def write_sidecar(
         "damaged": report.damaged,
         "tracks": [_track(track, figures) for track, figures in sorted(report.figures.items())],
     }
-    write_whole(sidecar_of(output), (json.dumps(facts, indent=1) + "\n").encode())
+    write_whole(sidecar_of(output), (json.dumps(facts, indent=1, default=plain_value) + "\n").encode())
 
 
 def _file(path: Path) -> Facts:

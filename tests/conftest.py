@@ -100,3 +100,14 @@ def degraded(picture: np.ndarray, seed: int) -> np.ndarray:
     small = cv2.resize(cv2.GaussianBlur(picture, (0, 0), 1.5), (width // 2, height // 2), interpolation=cv2.INTER_AREA)
     noisy = small + np.random.default_rng(seed).normal(0, 6, small.shape)
     return cv2.resize(np.clip(noisy, 0, 255).astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+@pytest.fixture
+def stretch(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Sets how many frames a stretch has."""
+
+    def patch(frames: int) -> None:
+        for module in ("media.segments", "media.video_sink", "jobs"):
+            monkeypatch.setattr(f"streamfix.{module}.SEGMENT", frames)
+
+    return patch

@@ -117,6 +117,7 @@ def test_the_embedded_detector_tells_people_apart_with_it(grid: Path, face_pictu
     )
     assert isinstance(pipeline.select, SelectPeople)
     assert pipeline.select.ignore_background
+    assert pipeline.settings["embedding_norm"] == "arcface"
     likeness = [pipeline.select.people[0].likeness(f.embedding) for f in faces]  # type: ignore[arg-type]
     assert likeness[0] > 0.98
     assert likeness[0] > likeness[1] + 0.02

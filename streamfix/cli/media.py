@@ -112,6 +112,7 @@ def enhance(
     from streamfix.jobs import enhance as run
     from streamfix.media.part import prepare
     from streamfix.pipeline import load_pipeline
+    from streamfix.sidecar import sidecar_of
 
     model = interlcm.spec(
         model,
@@ -146,7 +147,10 @@ def enhance(
     begin, stop = seconds(start), seconds(end)
     if resume and not overwrite:
         for _, target in (job for job in jobs if job[1].is_file()):
-            out.print(f"{target}: there already, left as it is", highlight=False, markup=False, soft_wrap=True)
+            words = "there already, left as it is"
+            if sidecar and not sidecar_of(target).is_file():  # broken off between the two, or never asked for
+                words += ", without a sidecar; --overwrite writes both anew"
+            out.print(f"{target}: {words}", highlight=False, markup=False, soft_wrap=True)
         jobs = [job for job in jobs if not job[1].is_file()]
         if not jobs:
             return

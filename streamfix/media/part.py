@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -56,6 +57,9 @@ def prepare(path: Path, *, source: Path, overwrite: bool, touch: bool = True) ->
             raise OutputError(f"{path} exists already; choose another name, or allow to overwrite it (--overwrite)")
         if touch:
             _claim(path)
+        else:
+            with suppress(FileNotFoundError):
+                part_of(path).stat()  # its name, the longer one, may be too long
     except OSError as error:
         raise OutputError(explain(error, path)) from error
 
@@ -90,7 +94,8 @@ def write_whole(path: Path, data: bytes) -> None:
         part.write_bytes(data)
         os.replace(part, path)
     except BaseException as error:  # a key press too leaves nothing half behind
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise OutputError(explain(error, path)) from error
         raise

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import av
 
 from streamfix.errors import OutputError
+from streamfix.files import plain_value
 from streamfix.media.part import explain
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Segments:
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, object]) -> None:
-        self.folder, self._settings = folder, json.loads(json.dumps(settings))
+        self.folder, self._settings = folder, json.loads(json.dumps(settings, default=plain_value))
         self._number = 0
         self._began = False
         self._file: BinaryIO | None = None
@@ -56,7 +57,7 @@ class Segments:
     def _compare(self) -> None:
         try:
             kept = json.loads(self._manifest.read_text("utf-8"))
-        except (ValueError, FileNotFoundError):
+        except (ValueError, RecursionError, FileNotFoundError):
             kept = None
         if not isinstance(kept, dict):  # nobody knows of what job the rest is
             kept = self._settings
@@ -110,11 +111,10 @@ class Segments:
     def _begin(self) -> None:
         self._began = True
         self.folder.mkdir(exist_ok=True)
-        self._manifest.write_text(json.dumps(self._settings, indent=1), "utf-8")
+        if self._number == 0:  # else it is there, and what is kept would be worth nothing if it were lost on the way
+            self._manifest.write_text(json.dumps(self._settings, indent=1), "utf-8")
         for file in self.folder.glob(f"*{_SUFFIX}"):
-            if file >= self._path(
-                self._number
-            ):  # after a broken one: the notes of these go with those that were before
+            if file >= self._path(self._number):  # after a broken one: their notes go with those of what was before
                 file.unlink()
 
     def close(self, notes: bytes) -> None:
@@ -144,13 +144,15 @@ class Segments:
         """Stop in the middle: what is whole stays, and nothing at all where nothing is."""
         if not self._began:  # another run may be at work there
             return
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        with suppress(OSError):  # on a full disk the last bytes fail once more; why it stops is told already
+            if self._file is not None:
+                self._file.close()
+        self._file = None
         if self._number == 0:
             self.remove()
         else:
-            self._path(self._number).with_suffix(".part").unlink(missing_ok=True)
+            with suppress(OSError):
+                self._path(self._number).with_suffix(".part").unlink(missing_ok=True)
 
     def remove(self) -> None:
         """The output is there: nothing of this is needed any more."""

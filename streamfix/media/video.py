@@ -45,14 +45,15 @@ class VideoSource(Source):
     index: of the stream decoded. pixels: name of its pixel format. color: its tags. display_matrix: nine integers or None.
     hdr: static HDR metadata or None. sample_aspect_ratio: of the stored pixels, 0 where the file does not say. metadata,
     stream_metadata, disposition: the file's and the stream's own tags. audio_rates: samples a second of each audio stream.
-    covers: indexes of cover art. interlaced: whether the first frame is. origin: seconds at which the file starts, which
-    `start` and `end` count from. joins: of the recordings that the file was put together from.
+    covers: indexes of cover art. interlaced: whether the first frame is. deinterlace: as `open_source` was told. origin:
+    seconds at which the file starts, which `start` and `end` count from. joins: of the recordings that the file was put
+    together from.
     """
 
     is_still = False
 
     def __init__(self, path: Path, *, start: float | None, end: float | None, deinterlace: bool | None) -> None:
-        self.path, self.start, self.end = path, start, end
+        self.path, self.start, self.end, self.deinterlace = path, start, end, deinterlace
         self._decoding, self._closed = threading.Lock(), False
         self._container = open_container(path)
         try:

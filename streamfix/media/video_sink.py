@@ -154,10 +154,10 @@ class VideoSink(Sink):
             self._grid = encoders.standard(encoders.tame(like.rate))
         self._stream.time_base = frame.time_base if not self._grid or self._program else 1 / self._grid
         alpha = any(c.is_alpha for c in av.VideoFormat(name, width, height).components)
-        if self._segments is not None and alpha and self._form == "webm":
+        if self._segments is not None and alpha and self.encoder in ("libvpx", "libvpx-vp9"):
             raise OutputError(
-                "transparency in .webm lies beside the packets, where a job that goes on cannot keep it; "
-                "leave --resume out, or write .mov or .mkv"
+                "the transparency of VP8 and VP9 lies beside the packets, where a job that goes on cannot keep it; "
+                "leave --resume out, or write .mov or .mkv with the codec that is the default there"
             )
         colors = encoders.tags_of(picture, like.color, name)
         self._setup = encoders.Setup(
