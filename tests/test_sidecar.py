@@ -38,7 +38,7 @@ def test_a_sidecar_says_where_the_faces_come_from(
     (track,) = facts["tracks"]
     assert (track["frames"], track["first_s"], track["last_s"]) == (50, 0.0, 1.96)
     assert track["face_px"] == pytest.approx(36, rel=0.1)  # of a crop of 60
-    assert 0.9 < track["used_mean"] <= track["used_most"] <= 1
+    assert 0.05 < track["used_mean"] < track["used_most"] <= 1
     # a face that is sharp already is left, and the file says so
     enhance(source, output, model="passthrough", sidecar=True, overwrite=True, codec="ffv1")
     (track,) = json.loads(beside.read_text())["tracks"]
