@@ -98,7 +98,6 @@ def enhance(
                     overwrite=overwrite,
                     tags=tags,
                     segments=kept.segments if kept else None,
-                    notes=kept.notes if kept else bytes,
                 ) as sink,
                 closing(
                     pipeline.run(
@@ -140,7 +139,7 @@ class _Kept:
             **pipeline.settings,
             **options,
         }
-        self.segments = Segments(output.with_name(f".{output.name}.job"), settings)
+        self.segments = Segments(output.with_name(f".{output.name}.job"), settings, self._notes)
         self._report = report
         self._found = _Remembered(pipeline.detector, self._read())
         self.pipeline = copy(pipeline)
@@ -157,7 +156,7 @@ class _Kept:
                 )
                 yield from [list(islice(faces, count)) for count in kept["counts"]]
 
-    def notes(self) -> bytes:
+    def _notes(self) -> bytes:
         """For a stretch that is whole: what was detected since the last one, and the counts of the report."""
         calls, report, file = self._found.take(), self._report, io.BytesIO()
         faces = list(chain.from_iterable(calls))

@@ -210,7 +210,7 @@ class Pipeline:
             faces += len(crops)
             full = faces >= self.batch_size or len(waiting) >= 2 * self.batch_size or faces == 0
             # at the end of a stretch too: a job that goes on has the batches that it would have had
-            if full or (frame.index + 1) % _REMEMBERED == 0:
+            if full or (frame.index + 1) % SHARPNESS_WINDOW == 0:
                 yield from self._restore(waiting, before)
                 waiting, faces = [], 0
         yield from self._restore(waiting, before)
@@ -292,7 +292,7 @@ class Pipeline:
 
             detected = ahead(self.detect(ahead(frames, 4)), 4)
             placed = self.place_still(detected) if still else self.place(detected)
-            begin = since - (WINDOW + WARM_UP if self.recurrent else 0) - _REMEMBERED
+            begin = since - (WINDOW + WARM_UP if self.recurrent else 0) - SHARPNESS_WINDOW
             for entry in placed:
                 if entry[0].index >= begin:
                     placed = chain([entry], placed)
@@ -306,8 +306,6 @@ class Pipeline:
             yield from self.lay_back(restored, compare=compare, report=report)
 
 
-_REMEMBERED = SHARPNESS_WINDOW
-"""Frames over which the sharpness of a face is averaged, and batches do not reach beyond a multiple of them."""
 STILL_SCORE = 0.7
 """Detection score from which a face in a picture that stands alone is restored (0.5 gives false hits on faceless patches)."""
 

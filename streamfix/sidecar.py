@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from streamfix.download import sha256_of
 from streamfix.files import plain_value
 from streamfix.media.part import prepare, write_whole
 from streamfix.pipeline import Pipeline, Report, TrackFigures, provenance
@@ -56,9 +56,7 @@ def write_sidecar(
 def _file(path: Path) -> Facts:
     if not path.is_file():  # a folder of pictures
         return {"name": path.name}
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _track(track: int, figures: TrackFigures) -> Facts:

@@ -14,6 +14,8 @@ import av
 import cv2
 import numpy as np
 
+from streamfix.media.encoder import X264_PARAMS
+
 
 def encode(
     path: Path, clean: Path, make, *, rate: Fraction, options: dict[str, str], bit_rate: int | None = None
@@ -25,7 +27,8 @@ def encode(
         for number, frame in enumerate(source.decode(video)):
             image = make(frame.to_ndarray(format="rgb24"), number)
             if stream is None:
-                stream = target.add_stream("libx264", rate=rate, options=options)
+                steady = {"x264-params": ":".join(X264_PARAMS)}
+                stream = target.add_stream("libx264", rate=rate, options={**steady, **options})
                 stream.height, stream.width = image.shape[:2]
                 stream.pix_fmt = "yuv420p"
                 stream.time_base = stream.codec_context.time_base = video.time_base

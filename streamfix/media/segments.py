@@ -6,7 +6,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -36,10 +36,11 @@ class Segments:
 
     folder: made with the first packet. settings: what the packets depend on, plain values that json can write; kept ones
     of others raise OutputError. done: frames in the whole stretches that were found; a broken one and all after it
-    do not count.
+    do not count. notes: asked for what to keep with a stretch when it is whole.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, object]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, object], notes: Callable[[], bytes] = bytes) -> None:
+        self._ask = notes
         self.folder, self._settings = folder, json.loads(json.dumps(settings, default=plain_value))
         self._number = 0
         self._began = False
@@ -87,7 +88,7 @@ class Segments:
             raise OutputError(explain(error, self._path(number))) from error
 
     def notes(self, number: int) -> bytes:
-        """What `close` was given with a stretch. Raises OutputError where it cannot be read."""
+        """What was kept with a stretch. Raises OutputError where it cannot be read."""
         try:
             with self._path(number).open("rb") as file:
                 while (size := _PACKET.unpack(file.read(_PACKET.size))[-1]) != _END:
@@ -117,10 +118,10 @@ class Segments:
             if file >= self._path(self._number):  # after a broken one: their notes go with those of what was before
                 file.unlink()
 
-    def close(self, notes: bytes) -> None:
+    def close(self) -> None:
         """The stretch is whole. OSError as the disk has it."""
         assert self._file is not None
-        self._write(_PACKET.pack(0, 0, 0, 0, 1, 0, _END) + notes)
+        self._write(_PACKET.pack(0, 0, 0, 0, 1, 0, _END) + self._ask())
         self._file.write(_SUM.pack(self._sum))
         self._file.flush()
         os.fsync(self._file.fileno())

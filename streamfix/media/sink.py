@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from streamfix.errors import UsageError
@@ -30,7 +30,6 @@ def open_sink(
     overwrite: bool = False,
     tags: Mapping[str, str] | None = None,
     segments: Segments | None = None,
-    notes: Callable[[], bytes] = bytes,
 ) -> Sink:
     """Open an output for the frames of `like`; its suffix chooses the container or the image format.
 
@@ -38,7 +37,7 @@ def open_sink(
     ffv1, or the FFmpeg name of an encoder (h264_nvenc ...). crf, preset: in the encoder's own scale.
     drop: what not to copy: "audio", "subtitles", "data", "attachments", "video" (other video streams), or stream indexes.
     tags: added to the metadata of the output. Images use none of codec, crf, preset and drop, and say so.
-    segments, notes: of a video that goes on where it was broken off, see VideoSink.
+    segments: of a video that goes on where it was broken off, see VideoSink.
     The output appears under its name when the with-block is left without an exception, and not at all otherwise.
     Raises OutputError when it cannot be written or a stream cannot live in the container, UsageError for bad options.
     """
@@ -63,5 +62,4 @@ def open_sink(
         overwrite=overwrite,
         tags=tags or {},
         segments=segments,
-        notes=notes,
     )

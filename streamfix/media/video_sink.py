@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from fractions import Fraction
 from math import lcm
 from pathlib import Path
@@ -46,7 +46,7 @@ class VideoSink(Sink):
     not carry H.264 with its times, so the default codec becomes MPEG-2 there.
 
     segments: what is kept of a job that may be broken off; its frames are taken from there, each stretch of frames is
-    encoded by itself, and kept with what `notes` says by then. In whole and in part written that way, an output is the same.
+    encoded by itself, and kept. In whole and in part written that way, an output is the same.
     """
 
     def __init__(
@@ -61,10 +61,9 @@ class VideoSink(Sink):
         overwrite: bool,
         tags: Mapping[str, str],
         segments: Segments | None = None,
-        notes: Callable[[], bytes] = bytes,
     ) -> None:
         self.path, self._like, self._tags, self._crf = path, like, dict(tags), crf
-        self._segments, self._notes = segments, notes
+        self._segments = segments
         form = containers.format_of(path)
         self._program = form in containers.PROGRAM
         if codec == "auto":
@@ -87,7 +86,7 @@ class VideoSink(Sink):
         encoders.try_hardware(self._codec, like.width, like.height)
         prepare(path, source=like.path, overwrite=overwrite)
         self._part = part_of(path)
-        self._size: tuple[int, int] | None = None
+        self._setup: encoders.Setup | None = None
         self._grid: Fraction | None = None
         self._stamps: dict[int, int] = {}
         self._shift = 0
@@ -149,7 +148,7 @@ class VideoSink(Sink):
         like, context, picture = self._like, self._stream.codec_context, frame.picture
         width, height = picture.width, picture.height
         name = encoders.pixel_format(picture.format.name, self._codec, width, height)
-        self._size, self._pixels, self._time_base = (width, height), name, frame.time_base
+        self._time_base = frame.time_base
         if self._form in containers.ON_A_GRID:
             self._grid = encoders.standard(encoders.tame(like.rate))
         self._stream.time_base = frame.time_base if not self._grid or self._program else 1 / self._grid
@@ -161,7 +160,7 @@ class VideoSink(Sink):
             )
         colors = encoders.tags_of(picture, like.color, name)
         self._setup = encoders.Setup(
-            size=self._size,
+            size=(width, height),
             pixels=name,
             time_base=self._time_base if self._grid is None else 1 / self._grid,
             rate=encoders.tame(like.rate) if self._grid is None else self._grid,
@@ -228,7 +227,7 @@ class VideoSink(Sink):
     def write(self, frame: Frame) -> None:
         """Encode one frame, and copy what lies before it in time; raises OutputError."""
         try:
-            if self._size is None:
+            if self._setup is None:
                 self._begin(frame)
             whole = self._segments is not None and (frame.index + 1) % SEGMENT == 0
             if self._segments is not None and frame.index < self._segments.done:
@@ -262,6 +261,7 @@ class VideoSink(Sink):
     def _encode(self, frame: Frame) -> None:
         number = self._place(frame)
         if self._encoder is None:
+            assert self._setup is not None
             self._encoder = self._setup.another(self._codec, flags=self._stream.codec_context.flags)
         step = 1 if self._grid is not None else max(round(1 / (self._like.rate * self._time_base)), 1)
         picture = self._convert(frame.picture)
@@ -294,21 +294,22 @@ class VideoSink(Sink):
 
     def _convert(self, picture: av.VideoFrame) -> av.VideoFrame:
         """The picture as the encoder wants it; itself wherever possible."""
-        assert self._size is not None
-        if (picture.format.name, (picture.width, picture.height)) == (self._pixels, self._size):
+        assert self._setup is not None
+        size, pixels = self._setup.size, self._setup.pixels
+        if (picture.format.name, (picture.width, picture.height)) == (pixels, size):
             return picture
-        width, height = self._size
-        if (picture.width, picture.height) != self._size and not self._scaled:
+        width, height = size
+        if (picture.width, picture.height) != size and not self._scaled:
             self._scaled = True
             _log.warning(
                 "%s changes its size from %dx%d to %dx%d on the way: what differs is scaled to the first",
                 self._like.path, width, height, picture.width, picture.height,
             )  # fmt: skip
-        if picture.format.is_rgb and not av.VideoFormat(self._pixels, 16, 16).is_rgb:
+        if picture.format.is_rgb and not av.VideoFormat(pixels, 16, 16).is_rgb:
             return picture.reformat(
                 width,
                 height,
-                self._pixels,
+                pixels,
                 dst_colorspace="ITU709",
                 dst_color_range=_LIMITED_RANGE,
                 interpolation="BICUBIC",
@@ -316,7 +317,7 @@ class VideoSink(Sink):
         # naming the same range twice keeps FFmpeg from squeezing yuvj (full by name) into the limited range
         kept = encoders.range_of(picture)
         return picture.reformat(
-            width, height, self._pixels, src_color_range=kept, dst_color_range=kept, interpolation="BICUBIC"
+            width, height, pixels, src_color_range=kept, dst_color_range=kept, interpolation="BICUBIC"
         )
 
     def _mux(self, packets: Iterable[av.Packet[Any]]) -> None:
@@ -349,12 +350,12 @@ class VideoSink(Sink):
         assert self._segments is not None
         assert self._encoder is not None
         self._mux(self._encoder.encode(None))
-        self._segments.close(self._notes())
+        self._segments.close()
         self._encoder = None
 
     def finish(self) -> None:
         """Flush the encoder, copy the rest, and move the file into place; raises OutputError."""
-        if self._size is None:
+        if self._setup is None:
             raise OutputError(f"no frame was written to {self.path}; nothing is left of it")
         try:
             if self._encoder is not None:
@@ -373,8 +374,8 @@ class VideoSink(Sink):
         ratio = self._like.sample_aspect_ratio
         if self._form not in containers.MATROSKA or ratio in (0, 1) or self.encoder in _HAS_ASPECT:
             return
-        assert self._size is not None
-        width, height = self._size
+        assert self._setup is not None
+        width, height = self._setup.size
         if not matroska.set_display_aspect(self._part, ratio * width / height):
             _log.warning("%s is written without its sample aspect ratio %s", self.path, ratio)
 
