@@ -20,7 +20,7 @@ from training_files import lpips_of_noise, made_up_faces
 from streamfix.errors import InputError, UsageError
 from streamfix.restore.lite.network import LiteConfig
 from streamfix.train import codecs, degradations, device_degradations
-from streamfix.train.data import Augmentation, FacePairs, read_face, template_crop
+from streamfix.train.data import Augmentation, FacePairs, Item, Plan, loader, read_face, template_crop
 from streamfix.train.degradations import Mixture, Recipe
 from streamfix.train.device_batches import ahead, device_batches
 from streamfix.train.device_pairs import DevicePairs
@@ -169,8 +169,33 @@ def test_a_batch_is_decided_by_its_seed(folder: Path) -> None:
     assert not torch.equal(first["clean"], another["clean"])
 
 
-def windows(step: int) -> tuple[int, int, int]:
-    return 64, 4, 1
+@pytest.mark.parametrize("device", [False, True])
+def test_calm_takes_away_what_bends_and_composes_faces(folder: Path, device: bool) -> None:
+    def clean(calm: float, **augmentation: float) -> torch.Tensor:
+        pairs = FacePairs(folder, seed=3, augmentation=Augmentation(**augmentation))
+        if device:
+            return DevicePairs(pairs, CPU).batch(5, 256, 6, calm=calm)["clean"]
+        return next(loader(pairs, [[Item(5 + i, 256, 1, calm) for i in range(6)]], workers=0))["clean"]
+
+    assert torch.equal(clean(1.0, bend=9.0, compose=0.9), clean(0.0))
+    assert torch.equal(clean(0.25, bend=8.0, compose=0.8), clean(0.0, bend=6.0, compose=0.6))
+    assert not torch.equal(clean(0.0, bend=9.0, compose=0.9), clean(0.0))
+
+
+@pytest.mark.parametrize("footage", [0.0, 1.0])
+def test_batches_are_as_calm_as_the_plan_says(folder: Path, footage: float) -> None:
+    mixture = Mixture(paper=1.0 - footage, heavy=0, footage=footage, mild=0, none=0)
+
+    def made(calm: float, **augmentation: float) -> torch.Tensor:
+        pairs = FacePairs(folder, seed=3, mixture=mixture, augmentation=Augmentation(**augmentation))
+        return next(device_batches(pairs, lambda step: Plan(256, 2, calm=calm), device=CPU))["clean"]
+
+    assert torch.equal(made(0.5, bend=8.0, compose=1.0), made(0.0, bend=4.0, compose=0.5))
+    assert not torch.equal(made(0.5, bend=8.0, compose=1.0), made(0.0, bend=8.0, compose=1.0))
+
+
+def windows(step: int) -> Plan:
+    return Plan(64, 4)
 
 
 def test_batches_go_on_where_they_were_left_and_footage_has_its_share(folder: Path) -> None:

@@ -24,6 +24,7 @@ from streamfix.restore.lite.checkpoint import read_checkpoint
 from streamfix.restore.lite.network import LiteConfig, LiteNet
 from streamfix.train.data import (
     Augmentation,
+    Batches,
     FacePairs,
     SmallFaces,
     augmented,
@@ -76,6 +77,16 @@ def config(folder: Path, run: Path, alex: Path, **changes: object) -> TrainConfi
 def losses(run: Path) -> list[tuple[str, ...]]:
     with (run / "log.csv").open() as file:
         return [(row["step"], row["total"], row["l1"], row["alex"]) for row in csv.DictReader(file)]
+
+
+def test_a_run_ends_on_calmer_faces(folder: Path, alex: Path, tmp_path: Path) -> None:
+    trainer = Trainer(config(folder, tmp_path, alex, steps=200, calm=0.5, recurrent=0.0))
+    calm = [trainer.plan(step).calm for step in (0, 120, 145, 170, 199)]
+    assert calm == pytest.approx([0, 0, 0.25, 0.5, 0.5])
+    order = Batches(trainer.plan, batch=199)
+    assert [item.calm for item in next(iter(order))] == [0.5, 0.5]
+    with pytest.raises(UsageError, match="from 0 to 1"):
+        Trainer(config(folder, tmp_path, alex, calm=1.5))
 
 
 def test_a_run_cut_in_two_gives_the_losses_and_weights_of_one_in_one_piece(

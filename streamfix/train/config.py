@@ -41,7 +41,7 @@ STAGES = (
 )
 """Windows first, then whole crops; as many as two CPU cores can chew."""
 
-LITE = LiteConfig(middle=5, detail=1, memory=32)
+LITE = LiteConfig(middle=5, decoder=(2, 3, 2), detail=2, memory=32)
 """The shape of the network that ships."""
 
 
@@ -55,7 +55,8 @@ class TrainConfig:
     loss terms. id counts only in stages whose windows are whole crops. gan sets in after the share gan_start of the
     run; gan_rate is the discriminator's learning rate. rate: reached after `warmup` steps, from where it
     falls along a cosine to last_rate. draw: for patterns of file names (as in a shell; the first that fits counts), how
-    often these faces are drawn, where 1 is once; for what the data has too few of.
+    often these faces are drawn, where 1 is once; for what the data has too few of. calm: share of the augmentation's bend
+    and compose that goes towards the end of the run, between 60 and 85 % of it, so that it ends on faces as they are.
     recurrent: share of steps on clips of 2 to `frames` frames, where the last is learnt from and the network's own
     answer to the one before is its second input; flicker: weight of what changes between the two and should not.
     memory_only: leave everything else in the network as it is. teacher: a restorer whose answers take the place of the
@@ -97,6 +98,7 @@ class TrainConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     motion: Motion = field(default_factory=Motion)
     draw: dict[str, float] = field(default_factory=dict)
+    calm: float = 0.0
     start: Path | None = None
     teacher: str | None = None
     device: str = "auto"
@@ -124,6 +126,8 @@ class TrainConfig:
             raise UsageError("a face embedding was given, but its loss weighs nothing: give --id 0.1 or so")
         if self.id and not any(s.size == CROP_SIZE for s in self.stages):
             raise UsageError(f"the id loss needs a stage of whole crops ({CROP_SIZE} pixels)")
+        if not 0 <= self.calm <= 1:
+            raise UsageError("calm is a share of what bends and composes faces: give it from 0 to 1")
         if not 0 <= self.gan_start < 1:
             raise UsageError("the adversarial loss starts at a share of the run: give --gan-start from 0 to below 1")
         if any(weight < 0 for weight in self.draw.values()):

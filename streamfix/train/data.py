@@ -10,9 +10,9 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -111,9 +111,31 @@ class Augmentation:
     bend: float = 0.0
     compose: float = 0.0
 
+    def calmed(self, share: float) -> Augmentation:
+        """With this share of what bends and composes faces gone."""
+        return replace(self, bend=self.bend * (1 - share), compose=self.compose * (1 - share))
+
+
+class Plan(NamedTuple):
+    """What a batch is made of: `samples` clips of `frames` frames, cut to size x size, of faces `calmed` by `calm`."""
+
+    size: int
+    samples: int
+    frames: int = 1
+    calm: float = 0.0
+
+
+class Item(NamedTuple):
+    """A clip of a batch, by its number; see Plan."""
+
+    number: int
+    size: int
+    frames: int = 1
+    calm: float = 0.0
+
 
 class FacePairs(Dataset[dict[str, Tensor]]):
-    """Item (i, size, count): clip i of this seed, cut to size x size, count frames long.
+    """Item (i, size, count, calm): clip i of this seed, cut to size x size, count frames long.
 
     Gives `clean` and `degraded`, float32 (count, 3, size, size) in [-1, 1], `origin`, float32 (2,), y and x of the
     window's corner in the template, and `cut`, float32 (), 1 where the frames before the last show another face.
@@ -164,19 +186,19 @@ class FacePairs(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, item: tuple[int, int, int]) -> dict[str, Tensor]:
-        index, size, count = item
+    def __getitem__(self, item: Item) -> dict[str, Tensor]:
+        index, size, count, calm = Item(*item)
         rng = np.random.default_rng([self.seed, index])
-        picture = self._picture(rng)
+        picture, augmentation = self._picture(rng), self.augmentation.calmed(calm)
         # what moves needs real surroundings, even around a whole crop
         edge = _MARGIN if count > 1 else min(_MARGIN, (CROP_SIZE - size) // 2)
         y, x = (int(rng.integers(0, CROP_SIZE - size + 1)) for _ in range(2))
         inside = min(edge, (CROP_SIZE - size) // 2)
         y, x = (min(max(v, inside), CROP_SIZE - size - inside) for v in (y, x))
         corner, side = (y - edge, x - edge), size + 2 * edge
-        window = self._clean(picture, corner, side, rng)
+        window = self._clean(picture, corner, side, rng, augmentation)
         cut = count > 1 and rng.random() < self.motion.cut
-        before = self._clean(self._picture(rng), corner, side, rng) if cut else window
+        before = self._clean(self._picture(rng), corner, side, rng, augmentation) if cut else window
         poses = self.motion.draw(count, rng) if count > 1 else []
         stills = [before] * (count - 1) + [window]
         clip = [pose.face(w) for pose, w in zip(poses, stills, strict=True)] if poses else stills
@@ -189,13 +211,15 @@ class FacePairs(Dataset[dict[str, Tensor]]):
             "cut": torch.tensor(float(cut)),
         }
 
-    def _clean(self, picture: npt.NDArray[np.uint8], corner: tuple[int, int], size: int, rng: Rng) -> Picture:
+    def _clean(
+        self, picture: npt.NDArray[np.uint8], corner: tuple[int, int], size: int, rng: Rng, augmentation: Augmentation
+    ) -> Picture:
         def face(picture: npt.NDArray[np.uint8]) -> Picture:
             scale, margin = LAYOUTS[picture.shape[0]]
-            return augmented(picture, corner, size, rng, self.augmentation, scale=scale, margin=margin)
+            return augmented(picture, corner, size, rng, augmentation, scale=scale, margin=margin)
 
         clean = face(picture)
-        if self.augmentation.compose and rng.random() < self.augmentation.compose:
+        if augmentation.compose and rng.random() < augmentation.compose:
             return composed(clean, face(self._picture(rng)), rng)
         return clean
 
@@ -281,8 +305,8 @@ class SmallFaces(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, item: tuple[int, int, int]) -> dict[str, Tensor]:
-        index, size, _ = item
+    def __getitem__(self, item: Item) -> dict[str, Tensor]:
+        index, size, *_ = item
         rng = np.random.default_rng([self.seed, index])
         picture = self.picture(int(rng.integers(len(self.files))))
         y, x = (int(v) for v in rng.integers(0, self.face - size + 1, 2))
@@ -295,16 +319,16 @@ def _tensor(clip: Clip) -> Tensor:
     return torch.from_numpy(np.stack([f.transpose(2, 0, 1) for f in clip])).mul_(2).sub_(1)
 
 
-class Batches(Sampler[list[tuple[int, int, int]]]):
-    """Endless batches of (sample number, size, frames).
+class Batches(Sampler[list[Item]]):
+    """Endless batches of items, numbered on.
 
-    `plan(batch number)` gives size, samples and frames of each when the batch is due. share: (k, n), every n-th sample
+    `plan(batch number)` gives what each is made of when it is due. share: (k, n), every n-th sample
     of a batch from the k-th.
     """
 
     def __init__(
         self,
-        plan: Callable[[int], tuple[int, int, int]],
+        plan: Callable[[int], Plan],
         *,
         batch: int = 0,
         sample: int = 0,
@@ -312,11 +336,11 @@ class Batches(Sampler[list[tuple[int, int, int]]]):
     ) -> None:
         self._plan, self._batch, self._sample, self._share = plan, batch, sample, share
 
-    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+    def __iter__(self) -> Iterator[list[Item]]:
         batch, sample = self._batch, self._sample
         while True:
-            size, count, frames = self._plan(batch)
-            yield [(sample + i, size, frames) for i in range(self._share[0], count, self._share[1])]
+            size, count, frames, calm = self._plan(batch)
+            yield [Item(sample + i, size, frames, calm) for i in range(self._share[0], count, self._share[1])]
             batch, sample = batch + 1, sample + count
 
 
@@ -326,7 +350,7 @@ def _single_thread(_: int) -> None:
 
 
 def loader(
-    pairs: Dataset[dict[str, Tensor]], batches: Iterable[list[tuple[int, int, int]]], *, workers: int
+    pairs: Dataset[dict[str, Tensor]], batches: Iterable[list[Item]], *, workers: int
 ) -> Iterator[dict[str, Tensor]]:
     """Batches as dicts of stacked tensors, prepared by `workers` processes (0: in this one). Raises what `pairs` does."""
     # spawned, not forked: a fork copies the locks of OpenCV and OpenMP threads, and then waits for them for ever

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamfix.train.data import FacePairs, loader
+from streamfix.train.data import FacePairs, Item, Plan, loader
 from streamfix.train.device_pairs import DevicePairs
 
 Batch = dict[str, Tensor]
@@ -25,16 +25,17 @@ _APART = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
+class _Due:
     number: int
     size: int
+    calm: float
     made: int
     coded: int
 
 
 def device_batches(
     pairs: FacePairs,
-    plan: Callable[[int], tuple[int, int, int]],
+    plan: Callable[[int], Plan],
     *,
     device: torch.device,
     batch: int = 0,
@@ -50,28 +51,28 @@ def device_batches(
     chance = m.footage / sum(m.weights)
     coded = copy(pairs)
     coded.mixture = replace(m, paper=0.0, heavy=0.0, footage=1.0, mild=0.0, none=0.0)
-    waiting: deque[_Plan] = deque()
+    waiting: deque[_Due] = deque()
 
-    def plans() -> Iterator[_Plan]:
+    def plans() -> Iterator[_Due]:
         for step in count(batch):
-            size, total, _ = plan(step)
+            size, total, _, calm = plan(step)
             number, mine = step * share[1] + share[0], total // share[1]
             rounding = np.random.default_rng([pairs.seed, number, 3]).random()
             others = min(mine, int(mine * chance + rounding))
-            yield _Plan(number=number, size=size, made=mine - others, coded=others)
+            yield _Due(number=number, size=size, calm=calm, made=mine - others, coded=others)
 
-    def footage() -> Iterator[list[tuple[int, int, int]]]:
+    def footage() -> Iterator[list[Item]]:
         for due in plans():
             waiting.append(due)
             if due.coded:
-                yield [(due.number * _APART + i, due.size, 1) for i in range(due.coded)]
+                yield [Item(due.number * _APART + i, due.size, 1, due.calm) for i in range(due.coded)]
 
     def batches() -> Iterator[Batch]:
         faces = DevicePairs(pairs, device)
 
-        def joined(due: _Plan, part: Batch) -> Batch:
+        def joined(due: _Due, part: Batch) -> Batch:
             parts = [{k: v.to(device) for k, v in part.items()}] if due.coded else []
-            parts += [faces.batch(due.number, due.size, due.made)] if due.made else []
+            parts += [faces.batch(due.number, due.size, due.made, calm=due.calm)] if due.made else []
             return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
 
         if not chance:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from streamfix.media.color import BORDER_RGB
 from streamfix.train.codecs import Rng
-from streamfix.train.data import FacePairs, read_face
+from streamfix.train.data import Augmentation, FacePairs, read_face
 from streamfix.train.degradations import HEAVY, MILD, PAPER, beyond_the_frame, scratches
 from streamfix.train.device_degradations import YCC, published
 from streamfix.train.layouts import LAYOUTS
@@ -41,11 +41,11 @@ class DevicePairs:
         self._sides = np.array(sides)
         self._scales, self._margins = np.array([LAYOUTS[side] for side in sides]).T
 
-    def batch(self, seed: int, size: int, count: int) -> dict[str, Tensor]:
-        """The batch of a seed, laid out as `count` single frames of FacePairs, cut to size x size."""
+    def batch(self, seed: int, size: int, count: int, *, calm: float = 0.0) -> dict[str, Tensor]:
+        """The batch of a seed, laid out as `count` single frames of FacePairs, cut to size x size; calm: see data.Plan."""
         rng = np.random.default_rng([self._pairs.seed, seed])
         noise = torch.Generator(self._device).manual_seed(int(rng.integers(2**62)))
-        clean, degraded = self._degraded(self._clean(count, rng), rng, noise)
+        clean, degraded = self._degraded(self._clean(count, rng, self._pairs.augmentation.calmed(calm)), rng, noise)
         corners = rng.integers(0, CROP_SIZE - size + 1, (count, 2))
         windows = (
             torch.stack([image[:, y : y + size, x : x + size] for image, (y, x) in zip(images, corners, strict=True)])
@@ -58,16 +58,15 @@ class DevicePairs:
     def _tensor(self, values: npt.ArrayLike) -> Tensor:
         return torch.from_numpy(np.asarray(values, np.float32)).to(self._device)
 
-    def _clean(self, count: int, rng: Rng) -> Tensor:
-        faces = self._faces(count, rng)
-        mixed = np.flatnonzero(rng.random(count) < self._pairs.augmentation.compose)
+    def _clean(self, count: int, rng: Rng, a: Augmentation) -> Tensor:
+        faces = self._faces(count, rng, a)
+        mixed = np.flatnonzero(rng.random(count) < a.compose)
         if len(mixed):
-            faces[mixed] = composed(faces[mixed], self._faces(len(mixed), rng), rng)
+            faces[mixed] = composed(faces[mixed], self._faces(len(mixed), rng, a), rng)
         return faces
 
-    def _faces(self, count: int, rng: Rng) -> Tensor:
+    def _faces(self, count: int, rng: Rng, a: Augmentation) -> Tensor:
         """(count, 3, 512, 512) in [0, 1]: faces drawn, and varied as data.augmented does."""
-        a = self._pairs.augmentation
         which = np.array([self._pairs.choose(rng, self._scales.__getitem__) for _ in range(count)])
         scale, margin, side = (v[which] for v in (self._scales, self._margins, self._sides))
         turn, zoom = np.radians(rng.normal(0, a.turn, count)), scale * np.exp(rng.normal(0, a.zoom, count))

@@ -28,7 +28,7 @@ from streamfix.restore.interlcm.checkpoint import Base, load_base
 from streamfix.restore.interlcm.pipeline import InterLCM, noises_needed
 from streamfix.restore.interlcm.text import embed_prompt
 from streamfix.train.adversary import Adversary, discriminator_gradients, generator_loss
-from streamfix.train.data import Batches, loader
+from streamfix.train.data import Batches, Plan, loader
 from streamfix.train.encoders import FOLDER, SPATIAL, VISUAL, new_encoders, write_released
 from streamfix.train.interlcm_config import InterLCMConfig
 from streamfix.train.log import Log
@@ -111,9 +111,9 @@ class Trainer:
         """Learning rate of the current step."""
         return cosine(self.config.rate, self.config.last_rate, self.progress())
 
-    def plan(self, step: int) -> tuple[int, int, int]:
-        """Size, faces and frames of the batch of a step."""
-        return self.size, self.config.batch, 1
+    def plan(self, step: int) -> Plan:
+        """What the batch of a step is made of."""
+        return Plan(self.size, self.config.batch)
 
     def columns(self) -> list[str]:
         """Names of everything a step of this run can log."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from streamfix.errors import ModelError, UsageError
-from streamfix.train.data import Batches, loader
+from streamfix.train.data import Batches, Plan, loader
 from streamfix.train.log import Log
 from streamfix.train.loop import Report, RunConfig, learn
 from streamfix.train.ranks import Ranks
@@ -168,7 +168,7 @@ def train_small(learner: SmallLearner, data: Dataset[dict[str, Tensor]], report:
     try:
         if learner.progress() < 1:
             batches = Batches(
-                lambda step: (*learner.plan(step), 1),
+                lambda step: Plan(*learner.plan(step)),
                 batch=learner.step,
                 sample=learner.sample,
                 share=(ranks.rank, ranks.count),

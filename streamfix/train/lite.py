@@ -30,7 +30,7 @@ from streamfix.restore.lite.network import LiteConfig, LiteNet
 from streamfix.restore.lite.registration import registered, remembered
 from streamfix.train.adversary import Adversary, discriminator_gradients, generator_loss
 from streamfix.train.config import Stage, TrainConfig
-from streamfix.train.data import Batches, FacePairs, loader
+from streamfix.train.data import Batches, FacePairs, Plan, loader
 from streamfix.train.device_batches import device_batches
 from streamfix.train.identity import IdentityLoss
 from streamfix.train.log import Log
@@ -46,6 +46,8 @@ from streamfix.types import CROP_SIZE
 _RAMP = 0.02
 """Share of the run over which the adversarial term reaches its weight: a discriminator that has learnt nothing yet
 should not lead."""
+_CALMED = (0.6, 0.85)
+"""Shares of the run between which `calm` sets in."""
 
 
 def grown(state: Mapping[str, Tensor], net: LiteNet) -> dict[str, Tensor]:
@@ -149,12 +151,14 @@ class Trainer:
         done = self.progress(step)
         return next(s for s in self.config.stages if done < s.until or s is self.config.stages[-1])
 
-    def plan(self, step: int) -> tuple[int, int, int]:
-        """Size, samples and frames of the batch of a step."""
+    def plan(self, step: int) -> Plan:
+        """What the batch of a step is made of."""
         c, stage = self.config, self.stage(step)
+        first, last = _CALMED
+        calm = c.calm * min(1.0, max(0.0, (self.progress(step) - first) / (last - first)))
         rng = np.random.default_rng([c.seed, step, 2])
         clip = rng.random() < c.recurrent
-        return stage.size, stage.batch, int(rng.integers(2, c.frames + 1)) if clip else 1
+        return Plan(stage.size, stage.batch, int(rng.integers(2, c.frames + 1)) if clip else 1, calm)
 
     def rate(self) -> float:
         """Learning rate of the current step."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from streamfix.restore.interlcm.restorer import resized
 from streamfix.train.codecs import Rng
-from streamfix.train.data import FacePairs
+from streamfix.train.data import FacePairs, Item
 from streamfix.train.interlcm_config import InterLCMConfig
 from streamfix.types import CROP_SIZE
 
@@ -27,11 +27,11 @@ class TaskPairs(FacePairs):
         super().__init__(config.data, seed=config.seed, mixture=faces.mixture, augmentation=faces.augmentation)
         self.task, self.fit = faces.task, faces.fit
 
-    def __getitem__(self, item: tuple[int, int, int]) -> dict[str, Tensor]:
+    def __getitem__(self, item: Item) -> dict[str, Tensor]:
         """See the class."""
-        index, size, _ = item
+        index, size, *_ = item
         side = size if self.fit == "window" else CROP_SIZE
-        pair = super().__getitem__((index, side, 1))
+        pair = super().__getitem__(Item(index, side))
         clean, degraded = (resized(pair[name], size)[0].clamp(-1, 1) for name in ("clean", "degraded"))
         if self.task == "colorize":
             degraded = grey(degraded)

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from streamfix.errors import ModelError
 from streamfix.restore.interlcm.checkpoint import load_vae
 from streamfix.restore.interlcm.networks import ClipTokens, encode
-from streamfix.train.data import SmallFaces
+from streamfix.train.data import Item, SmallFaces
 from streamfix.train.nano.release import LCM, WEIGHTS, whole
 
 
@@ -45,7 +45,7 @@ class Latents(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return 2 * len(self.faces)
 
-    def __getitem__(self, item: tuple[int, int, int]) -> dict[str, Tensor]:
+    def __getitem__(self, item: Item) -> dict[str, Tensor]:
         if self._encoded is None:
             self._encoded = self._kept() or self._keep(self._encode())
         which = int(np.random.default_rng([self.seed, item[0]]).integers(len(self)))
