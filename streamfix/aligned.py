@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,7 @@ class AlignedPipeline(Pipeline):
         if mask is not None and mask.shape != (CROP_SIZE, CROP_SIZE):
             raise UsageError(f"a mask has 512x512 pixels, not {mask.shape[1]}x{mask.shape[0]}")
         self.mask = mask
+        self.told["mask"] = None if mask is None else hashlib.sha256(mask.tobytes()).hexdigest()[:16]
 
     def detect(self, frames: Iterable[Frame]) -> Iterator[Detected]:
         """One face that fills each frame."""

@@ -6,7 +6,6 @@ bounded prefetch threads, so that decoding, detection, restoration and encoding 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -27,6 +26,7 @@ from streamfix.faces.follower import still_quality
 from streamfix.faces.parsing import FaceParser
 from streamfix.faces.select import Selector, parse_select, size_of
 from streamfix.media.color import copy_picture, cut_out, side_by_side, to_rgb
+from streamfix.models import sha256_of
 from streamfix.prefetch import prefetch
 from streamfix.restore.base import Restorer, load_restorer, recurs, restore_images
 from streamfix.restore.recurrence import WARM_UP, WINDOW, Recurrence
@@ -359,13 +359,17 @@ def load_pipeline(
         protect=protect,
         parser=FaceParser(Path(parsing)) if parsing is not None else None,
     )
-    people = zlib.crc32(Path(faces).read_bytes()) if Path(faces).is_file() else None
     told = {"model": model, "device": device, "faces": faces, "parsing": parsing}
     if embedding is not None:
         told |= {"embedding": embedding, "embedding_norm": embedding_norm}
-    pipeline.told |= {key: str(value) for key, value in told.items() if value is not None}
-    pipeline.told |= {"people": people, "min_size": min_size, "ignore_background": ignore_background}
+    pipeline.told |= {key: _identified(value) for key, value in told.items() if value is not None}
+    pipeline.told |= {"min_size": min_size, "ignore_background": ignore_background}
     return pipeline
+
+
+def _identified(value: str | Path) -> str:
+    # of files the contents count: another network may take the name of the one before
+    return f"{value} sha256:{sha256_of(Path(value))[:16]}" if Path(value).is_file() else str(value)
 
 
 def provenance(pipeline: Pipeline) -> str:

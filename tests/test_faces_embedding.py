@@ -150,3 +150,21 @@ def test_a_photo_without_a_face_is_told(grid: Path, tmp_path: Path) -> None:
 def test_an_input_scaling_of_no_embedding_is_told() -> None:
     with pytest.raises(UsageError, match="name its file with --embedding"):
         load_detector("retinaface", embedding_norm="imagenet")
+
+
+def test_a_job_knows_the_files_it_was_told_by_their_contents(tmp_path: Path, face_picture: np.ndarray) -> None:
+    photo, network = tmp_path / "person.png", save_embedding(tmp_path / "e.onnx")
+
+    def settings(picture: np.ndarray) -> dict[str, object]:
+        cv2.imwrite(str(photo), cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2BGR))
+        return load_pipeline(model="passthrough", faces=photo, embedding=network).settings
+
+    first, mirrored = settings(face_picture), settings(face_picture[:, ::-1])
+    assert first["faces"] != mirrored["faces"]
+    assert first | {"faces": ""} == mirrored | {"faces": ""}
+    model = onnx.load(network)
+    model.doc_string = "another"
+    onnx.save(model, str(network))
+    other = settings(face_picture[:, ::-1])
+    assert other["embedding"] != mirrored["embedding"]
+    assert other | {"embedding": ""} == mirrored | {"embedding": ""}

@@ -7,15 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from broken_jobs import broken_off, copied, kept, pipeline
 from media_files import make_video, times
 
 from streamfix import Report, enhance
+from streamfix.aligned import AlignedPipeline
 from streamfix.errors import InputError, OutputError
 from streamfix.faces.select import SelectLargest
 from streamfix.media import open_source
 from streamfix.media.segments import Segments
+from streamfix.restore.passthrough import Passthrough
 
 
 def test_a_job_of_other_settings_is_not_mixed_in(stretch: Callable[[int], None], tmp_path: Path) -> None:
@@ -36,6 +39,14 @@ def test_a_job_of_other_settings_is_not_mixed_in(stretch: Callable[[int], None],
         enhance(source, output, model="passthrough", resume=True, crf=20)
     # without resume nothing is kept, and nothing is asked
     assert enhance(source, output, model="passthrough", crf=21).frames == 101
+
+
+def test_of_a_mask_the_pixels_count() -> None:
+    masks = [np.zeros((512, 512), bool) for _ in range(3)]
+    masks[2][9] = True
+    same, again, other = (AlignedPipeline(restorer=Passthrough(), mask=m).settings for m in masks)
+    assert same == again != other
+    assert AlignedPipeline(restorer=Passthrough()).settings["mask"] is None
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "null", '"job"', "[" * 100_000])
