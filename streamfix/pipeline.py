@@ -359,16 +359,17 @@ def load_pipeline(
         protect=protect,
         parser=FaceParser(Path(parsing)) if parsing is not None else None,
     )
-    told = {"model": model, "device": device, "faces": faces, "parsing": parsing}
-    if embedding is not None:
-        told |= {"embedding": embedding, "embedding_norm": embedding_norm}
-    pipeline.told |= {key: _identified(value) for key, value in told.items() if value is not None}
+    pipeline.told |= {"model": str(model), "device": device, "faces": _identified(faces)}
     pipeline.told |= {"min_size": min_size, "ignore_background": ignore_background}
+    if parsing is not None:
+        pipeline.told["parsing"] = _identified(parsing)
+    if embedding is not None:
+        pipeline.told |= {"embedding": _identified(embedding), "embedding_norm": embedding_norm}
     return pipeline
 
 
 def _identified(value: str | Path) -> str:
-    # of files the contents count: another network may take the name of the one before
+    # of files the contents count: another network may take the name of the one before (a model's are known to its restorer)
     return f"{value} sha256:{sha256_of(Path(value))[:16]}" if Path(value).is_file() else str(value)
 
 

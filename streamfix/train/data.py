@@ -322,8 +322,8 @@ def _tensor(clip: Clip) -> Tensor:
 class Batches(Sampler[list[Item]]):
     """Endless batches of items, numbered on.
 
-    `plan(batch number)` gives what each is made of when it is due. share: (k, n), every n-th sample
-    of a batch from the k-th.
+    `plan(batch number)` gives what each is made of when it is due. share: (k, n), every n-th sample of a batch from the
+    k-th.
     """
 
     def __init__(
