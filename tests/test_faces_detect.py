@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from conftest import degraded, moved
 from onnx import TensorProto, helper, numpy_helper
 
 from streamfix.errors import ModelError, UsageError
@@ -170,6 +171,33 @@ def test_no_face_is_seen_where_there_is_none(detector, astronaut):
     smooth = cv2.GaussianBlur(rng.normal(128, 400, (240, 320, 3)), (0, 0), 12).clip(0, 255).astype(np.uint8)
     for image in (noise, smooth, astronaut[300:], astronaut[:, 340:], np.zeros((480, 640, 3), np.uint8)):
         assert not certain(detector.detect(np.ascontiguousarray(image)))
+
+
+@pytest.mark.parametrize(
+    ("proposed", "seen", "side", "begins"),
+    [
+        (0.15, 0.92, 108, False),  # a badge on a space suit
+        (0.30, 0.87, 108, False),
+        (0.21, 0.63, 126, False),  # a skull printed on a shirt
+        (0.13, 0.72, 63, False),  # a hand
+        (0.14, 0.99, 207, True),  # a face coded at 14 kb/s
+        (0.18, 1.00, 182, True),  # one that lies on its side
+        (0.09, 0.97, 24, True),  # small ones in a wide picture
+        (0.15, 0.92, 24, True),
+        (0.99, 0.99, 250, True),
+    ],
+)
+def test_a_large_face_that_is_proposed_weakly_must_be_seen_beyond_doubt(proposed, seen, side, begins):
+    assert (detect._confidence(proposed, seen, side) >= BIRTH_SCORE) == begins
+
+
+def test_a_badge_begins_no_second_person(detector, astronaut):
+    part = np.ascontiguousarray(cv2.resize(astronaut[0:240, 60:380], (320, 240), interpolation=cv2.INTER_AREA))
+    for seed in (53, 64, 91, 113, 294, 312, 351):  # in which it looks most like a face
+        blurred = degraded(moved(part, *np.random.default_rng(seed).uniform(-3, 3, 2)), seed)
+        jpeg = cv2.imencode(".jpg", blurred[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 25])[1]
+        coded = np.ascontiguousarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1])
+        assert len(certain(detector.detect(coded))) == 1
 
 
 def test_landmarks_do_not_jitter_when_the_camera_creeps(detector, astronaut):
