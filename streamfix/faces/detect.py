@@ -215,8 +215,9 @@ def _confidence(proposed: float, seen: float, side: float) -> float:
 
     side: of the proposal, canvas pixels. Small faces are proposed weakly and seen clearly: 24 px at 1080p get 0.05 to
     0.5, then 0.9 and more, while on 42 faceless pictures no proposal was seen with more than 0.75. A large one that is proposed
-    weakly must be seen beyond doubt: badges and printed shirts of 60 to 130 px reach 0.85 and once 0.92, faces 0.95 and
-    more. A face that is proposed clearly and vanishes in its close-up may go on with a track, but begins none.
+    weakly must be seen beyond doubt: badges, printed shirts and hair of 60 to 130 px reach 0.85 and once 0.92, faces 0.94
+    and more, unless a codec has melted them. A face that is proposed clearly and vanishes in its close-up may go on with a
+    track, but begins none.
     """
     doubt = 1 + 2 * float(ramp(side, *_LARGE))
     return max(float(np.sqrt(proposed * max(seen, _UNSEEN))), float(seen**doubt * proposed**0.125))
