@@ -35,6 +35,24 @@ def joined(path: Path, parts: list[Path]) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".ts", ".mpg"])
+def test_a_join_is_no_damage(tmp_path: Path, suffix: str) -> None:
+    parts = [recording(tmp_path / f"{n}{suffix}", n) for n in range(2)]
+    with open_source(joined(tmp_path / f"in{suffix}", parts)) as frames:
+        assert len(list(frames)) == 100
+        assert frames.damaged == 0
+
+
+def test_damage_between_joins_is_counted(tmp_path: Path) -> None:
+    parts = [recording(tmp_path / f"{n}.ts", n, audio=[]) for n in range(2)]
+    data = parts[1].read_bytes()
+    middle = len(data) // 2 // 188 * 188
+    parts[1].write_bytes(data[:middle] + data[middle + 188 :])
+    with open_source(joined(tmp_path / "in.ts", parts)) as frames:
+        assert len(list(frames)) > 90
+        assert frames.damaged > 0
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".mpg"])
 @pytest.mark.parametrize(("start", "end"), [(0.4, 1.2), (1.5, 2.6), (2.6, 3.4), (4.4, None), (None, 3.0)])
 def test_a_range_of_joined_recordings_takes_its_sound_along(
     tmp_path: Path, suffix: str, start: float | None, end: float | None

@@ -49,10 +49,9 @@ class Joins:
 
 
 class Mover:
-    """Gives packets, taken in the order of the file from any place on, their time in the whole. changed: joins passed."""
+    """Gives packets, taken in the order of the file from any place on, their time in the whole."""
 
     def __init__(self, joins: Joins) -> None:
-        self.changed = 0
         self._joins = joins
         self._parts: dict[int, int] = {}
 
@@ -67,10 +66,7 @@ class Mover:
         """Move a packet's time stamps."""
         if not self._joins:
             return
-        before = self._parts.get(packet.stream_index)
-        part = self.part(packet)
-        self.changed += before is not None and part > before
-        shift = self._joins.shifts[part]
+        shift = self._joins.shifts[self.part(packet)]
         packet.pts = None if packet.pts is None else packet.pts + shift
         packet.dts = None if packet.dts is None else packet.dts + shift
 

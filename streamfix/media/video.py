@@ -269,6 +269,8 @@ class VideoSource(Source):
         """Packets of the video stream. Notes where the others end too, to tell a file that was cut off."""
         reached: Fraction | None = None
         holes, move = Holes(self._container.format.name), Mover(self.joins)
+        # FFmpeg calls one of the last two packets before a join corrupt, though none is
+        flags = deque[tuple[bool, int]]()
         packets = self._container.demux()
         while True:
             try:
@@ -281,14 +283,17 @@ class VideoSource(Source):
             if not packet.size:  # the demuxer's own flush packets, and frames that AVI left out
                 continue
             self.damaged += holes(packet, self.index)
-            before = move.changed
             move(packet)
             stamp = packet.pts if packet.pts is not None else packet.dts  # AVI has dts alone
             if packet.stream.type in ("video", "audio", "subtitle") and stamp is not None:
                 reached = max(reached or Fraction(0), (stamp + (packet.duration or 0)) * packet.time_base)
             if packet.stream_index == self.index:
-                self.damaged += packet.is_corrupt + move.changed - before
+                flags.append((packet.is_corrupt, move.part(packet)))
+                if len(flags) > 2:
+                    corrupt, part = flags.popleft()
+                    self.damaged += corrupt and part == move.part(packet)
                 yield packet
+        self.damaged += sum(corrupt for corrupt, part in flags if part == flags[-1][1])
         declared = Fraction(self._container.duration or 0, av.time_base) + self.origin
         honest = _DECLARES_DURATION & set(self._container.format.name.split(","))
         if honest and reached is not None and declared - reached > max(Fraction(1, 2), 2 / Fraction(self.rate)):
