@@ -1,6 +1,7 @@
 """Images of more than 8 bits a sample, in and out."""
 
 import io
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from test_media_image_text import XMP
 from test_media_images import SRGB, copy, exif_with
 
 from streamfix.media import open_source
@@ -43,6 +45,30 @@ def test_deep_png_keeps_exif_and_profile(tmp_path: Path) -> None:
         assert image.getexif()[0x010F] == "A camera"
         assert image.info["enhanced"] == "by a test"
     assert np.array_equal(cv2.imread(str(target), cv2.IMREAD_UNCHANGED), np.rot90(samples, -1))
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_deep_tiff_keeps_exif_profile_xmp_text_and_resolution(tmp_path: Path, channels: int) -> None:
+    from streamfix.media.image_sink import _chunk
+
+    samples = np.random.default_rng(0).integers(0, 65536, (21, 33, channels), dtype=np.uint16)
+    data = bytes(cv2.imencode(".png", samples)[1])
+    xmp = _chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP)
+    more = _chunk(b"eXIf", exif_with(1)[6:]) + _chunk(b"iCCP", b"icc\0\0" + zlib.compress(SRGB)) + xmp
+    more += _chunk(b"pHYs", (11811).to_bytes(4) * 2 + b"\1")  # a metre
+    (tmp_path / "in.png").write_bytes(data[:33] + more + _chunk(b"tEXt", b"Comment\0a walk") + data[33:])
+    once = copy(tmp_path / "in.png", tmp_path / "once.tif", tags={"enhanced": "by me"})
+    twice = copy(once, tmp_path / "twice.tif", tags={"enhanced": "by you"})
+    for path, note in ((once, ""), (twice, "\nenhanced: by you")):
+        assert np.array_equal(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), samples)
+        with Image.open(path) as image:
+            found = image.getexif()
+            assert image.info["icc_profile"] == SRGB
+            assert image.info["xmp"] == XMP
+            assert image.info["dpi"] == pytest.approx((300, 300), abs=0.01)
+            assert found[0x010F] == "A camera"
+            assert found.get_ifd(0x8769)[0x927C] == b"secret maker note"
+            assert found[0x010E] == "a walk\nenhanced: by me" + note
 
 
 @pytest.mark.parametrize("magic", ["P2", "P3", "P5", "P6"])

@@ -9,12 +9,13 @@ import shutil
 import struct
 import zlib
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin, TiffTags
 
 from streamfix._cv2 import cv2
 from streamfix.errors import OutputError
@@ -135,19 +136,13 @@ class ImageSink(Sink):
         return out
 
     def _save_deep(self, staged: Path, pixels: npt.NDArray[np.uint16], like: Picture, suffix: str) -> None:
-        """16 bits for each of several channels: OpenCV encodes, and the chunks it does not know are added."""
+        """16 bits for each of several channels: OpenCV encodes, and the chunks or tags it does not know are added."""
         swap = cv2.COLOR_RGBA2BGRA if pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR
         ok, data = cv2.imencode(suffix, cv2.cvtColor(pixels, swap))
         if not ok:
             raise OutputError(f"{suffix} cannot hold this picture; choose .png")
-        encoded = bytes(data)
-        if suffix == ".png":
-            encoded = _with_chunks(encoded, like, self._tags)
-        elif like.exif or like.icc or like.xmp or like.text:
-            _log.warning(
-                "a 16-bit TIFF is written without EXIF, XMP, text and colour profile; choose .png to keep them"
-            )
-        staged.write_bytes(encoded)
+        add = _with_chunks if suffix == ".png" else _with_directory
+        staged.write_bytes(add(bytes(data), like, self._tags))
 
     def finish(self) -> None:
         """Move every picture to its place; raises OutputError."""
@@ -238,6 +233,28 @@ def _with_chunks(png: bytes, like: Picture, tags: Mapping[str, str]) -> bytes:
     for kind, data, _ in _text(like, tags).chunks:
         chunks += _chunk(kind, data)
     return png[:33] + chunks + png[33:]  # 8 bytes of signature and the 25 of IHDR
+
+
+def _with_directory(tiff: bytes, like: Picture, tags: Mapping[str, str]) -> bytes:
+    """A TIFF with profile, EXIF, XMP and text: its directory once more with these, and it itself behind that (TIFF 6.0, section 2)."""
+    directory = TiffImagePlugin.ImageFileDirectory_v2(tiff[:8])
+    stream = BytesIO(tiff)
+    stream.seek(directory.next)
+    directory.load(stream)
+    list(directory.items())  # a tag is decoded when it is read first, and those that are not are not written
+    if directory[TiffImagePlugin.SAMPLESPERPIXEL] == 4:
+        directory[TiffImagePlugin.EXTRASAMPLES] = 2  # transparency that is not multiplied in, which OpenCV leaves open
+    told = _tiff_tags(_words(like, tags), like)
+    for tag, value in told.items():
+        if tag not in directory:  # how the pixels lie is OpenCV's to say
+            directory[tag] = told.get_ifd(tag) if tag in TiffTags.TAGS_V2_GROUPS else value
+    if like.icc:
+        directory[TiffImagePlugin.ICCPROFILE] = like.icc
+    if like.dpi:
+        directory[TiffImagePlugin.X_RESOLUTION], directory[TiffImagePlugin.Y_RESOLUTION] = like.dpi
+        directory[TiffImagePlugin.RESOLUTION_UNIT] = 2  # inch
+    # offsets of pixels are moved by Pillow, by as much as is written before them
+    return tiff[:4] + struct.pack("<I", 8) + directory.tobytes(8) + tiff
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
