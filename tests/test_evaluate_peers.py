@@ -108,8 +108,28 @@ def test_groups_end_with_the_worst_to_the_best() -> None:
     assert table.rows[0] == ("dark", "5", "0.8000", "0.4000", "0.500")
     # one rare face is listed, but decides nothing
     assert table.rows[2] == ("rare", "1", "0.1000", "0.9000", "9.000")
-    assert table.rows[-1][1:] == ("10", "2.000", "1.333", "1.500")
+    assert table.rows[3][1:] == ("10", "2.000", "1.333", "1.500")
     assert len(group_table(scores, {"rare": "rare"}, "tone", "LPIPS").rows) == 1
+
+
+def test_what_chance_alone_sets_apart_is_told() -> None:
+    rng = np.random.default_rng(3)
+    faces = {f"{group}{n}": (0.5, rng.normal(0.3 if group < "d" else 0.4, 0.05)) for group in "abcd" for n in range(8)}
+
+    def figures(label: Callable[[str], str]) -> list[tuple[float, ...]]:
+        table = group_table(scored(faces), {name: label(name) for name in faces}, "group", "LPIPS")
+        return [tuple(map(float, row[2:])) for row in table.rows[-3:]]
+
+    (_, ratio, both), (_, median, _), p = figures(lambda name: name[0])
+    assert ratio == both
+    assert ratio > 1.3
+    assert 1 < median < 1.2
+    assert p[0] == 1  # inputs are all alike
+    assert max(p[1:]) < 0.01
+    (_, ratio, _), (_, median, _), p = figures(lambda name: "even" if int(name[1:]) % 2 == 0 else "odd")
+    assert ratio < 1.2
+    assert median < 1.2
+    assert p[1] > 0.1
 
 
 def test_markdown_is_a_table() -> None:

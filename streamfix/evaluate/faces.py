@@ -83,16 +83,13 @@ class FaceScores:
             for who, s in entries
         ]
 
-    def groups(self, labels: Mapping[str, str], column: str) -> dict[str, tuple[int, float, float]]:
-        """Label -> (faces, input, restored) for faces whose name has a label."""
+    def groups(self, labels: Mapping[str, str]) -> dict[str, list[int]]:
+        """Label -> numbers of the faces whose name has it."""
         members: dict[str, list[int]] = {}
         for index, name in enumerate(self.names):
             if name in labels:
                 members.setdefault(labels[name], []).append(index)
-        return {
-            k: (len(m), self.mean("before", column, m), self.mean("after", column, m))
-            for k, m in sorted(members.items())
-        }
+        return dict(sorted(members.items()))
 
 
 def evaluate_faces(

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 
 from streamfix.evaluate.clips import KINDS, ClipScores
 from streamfix.evaluate.faces import FaceScores
-
-FEWEST = 5
-"""Faces that a group must have to count as the best or the worst: fewer say more about chance than about the group."""
+from streamfix.evaluate.groups import FEWEST, worst_to_best
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +55,21 @@ def contest_table(scores: FaceScores, name: str, degradation: str) -> Table:
 
 
 def group_table(scores: FaceScores, labels: Mapping[str, str], by: str, metric: str) -> Table:
-    """One row per group, and the ratio of the largest to the smallest of every column over groups of FEWEST faces."""
-    groups = scores.groups(labels, metric)
-    rows: list[tuple[str, ...]] = [
-        (g, str(n), f"{a:.4f}", f"{b:.4f}", f"{b / a:.3f}") for g, (n, a, b) in groups.items()
-    ]
-    counted = [(a, b, b / a) for n, a, b in groups.values() if n >= FEWEST]
+    """One row per group, then the largest to the smallest of every column, and what of it may be chance, over groups of FEWEST faces."""
+    groups = scores.groups(labels)
+    rows: list[tuple[str, ...]] = []
+    for name, members in groups.items():
+        a, b = (scores.mean(which, metric, members) for which in ("before", "after"))
+        rows.append((name, str(len(members)), f"{a:.4f}", f"{b:.4f}", f"{b / a:.3f}"))
+    counted = [members for members in groups.values() if len(members) >= FEWEST]
     if len(counted) > 1:
-        spread = (f"{max(c) / min(c):.3f}" for c in zip(*counted, strict=True))
-        faces = str(sum(n for n, _, _ in groups.values() if n >= FEWEST))
-        rows.append((f"worst / best ({FEWEST} faces and more)", faces, *spread))
+        faces = [i for members in counted for i in members]
+        before, after = ([row[i][metric] for i in faces] for row in (scores.before, scores.after))
+        figures = worst_to_best(before, after, [len(members) for members in counted])
+        names = (f"worst / best ({FEWEST} faces and more)", "the same by chance, median", "p: by chance as far apart")
+        rows += [
+            (name, str(len(faces)), *(f"{v:.3f}" for v in line)) for name, line in zip(names, figures, strict=True)
+        ]
     return Table(f"{metric} by {by}", (by, "faces", "input", "restored", "restored / input"), rows)
 
 
