@@ -239,6 +239,58 @@ def test_facts_of_images(tmp_path: Path) -> None:
     assert stream["icc"]
 
 
+def layout_exif() -> bytes:
+    """As Photoshop writes it into JPEGs: with tags that say how the pixels of a TIFF would lie."""
+    exif = Image.Exif()
+    exif.load(exif_with(1))
+    exif[0x0100], exif[0x0101], exif[0x0102], exif[0x0103] = 675, 825, (8, 8, 8, 8), 1
+    exif[0x0106], exif[0x0115], exif[0x011C], exif[0x9C9B] = 5, 4, 1, "Title".encode("utf-16-le")
+    return exif.tobytes()
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_exif_does_not_say_how_the_pixels_of_a_tiff_lie(tmp_path: Path, deep: bool) -> None:
+    if deep:
+        from streamfix.media.image_sink import _chunk
+
+        data = bytes(cv2.imencode(".png", corner().astype(np.uint16) * 257)[1])
+        source = tmp_path / "in.png"
+        source.write_bytes(data[:33] + _chunk(b"eXIf", layout_exif()[6:]) + data[33:])
+    else:
+        source = tmp_path / "in.jpg"
+        Image.fromarray(corner()).save(source, exif=layout_exif(), quality=100, subsampling=0)
+    target = copy(source, tmp_path / "out.tif")
+    with Image.open(target) as image:
+        assert (image.size, image.mode) == ((40, 24), "RGB")
+        assert image.getexif()[0x010F] == "A camera"
+        assert image.getexif()[0x9C9B] == "Title".encode("utf-16-le")
+        image.load()
+    assert np.abs(cv2.imread(str(target)).astype(int) - corner()).mean() < 2
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp", ".avif"])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"Exif\0\0MM\x07\x2a" + exif_with(6)[10:],  # the header
+        exif_with(6).replace(b"\x01\x0f\0\x02", b"\x01\x0f\0\x0b"),  # the camera's name as a number
+    ],
+    ids=["header", "type"],
+)
+def test_broken_exif_costs_nothing_but_itself(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str, broken: bytes
+) -> None:
+    Image.fromarray(corner()).save(tmp_path / "whole.jpg", quality=100, subsampling=0)
+    data = (tmp_path / "whole.jpg").read_bytes()
+    source = tmp_path / "in.jpg"
+    source.write_bytes(data[:2] + b"\xff\xe1" + (len(broken) + 2).to_bytes(2) + broken + data[2:])
+    assert not open_source(source).facts()["streams"][0]["exif"]
+    caplog.clear()
+    with Image.open(copy(source, tmp_path / f"out{suffix}")) as image:
+        assert np.abs(np.asarray(image).astype(int) - corner()).mean() < 3
+    assert [r.getMessage() for r in caplog.records] == [f"{source}: its EXIF is broken and left out"]
+
+
 def test_a_jpeg_finer_than_ours_keeps_its_own_tables(tmp_path: Path) -> None:
     grain = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     errors = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,7 +89,8 @@ class Warnings(logging.Handler):
 
 
 def show_warnings() -> None:
-    """Have the library's warnings shown; harmless when called again."""
+    """Have the library's warnings shown, and not Pillow's about metadata, as it goes on; harmless when called again."""
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
     logger = logging.getLogger("streamfix")
     if not any(isinstance(handler, Warnings) for handler in logger.handlers):
         logger.addHandler(Warnings(logging.WARNING))

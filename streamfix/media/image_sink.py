@@ -20,7 +20,7 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin, TiffTags
 from streamfix._cv2 import cv2
 from streamfix.errors import OutputError
 from streamfix.media.base import Sink
-from streamfix.media.images import IMAGE_SUFFIXES, ImageSource, Picture
+from streamfix.media.images import IMAGE_SUFFIXES, ImageSource, Picture, describing
 from streamfix.media.part import explain, part_of, prepare
 from streamfix.types import Frame
 
@@ -174,8 +174,9 @@ def _words(like: Picture, tags: Mapping[str, str]) -> str:
 
 def _tiff_tags(words: str, like: Picture) -> Image.Exif:
     """EXIF, XMP and text as the tags of a TIFF. Text is bytes there, or Pillow would write a ? for what is not ASCII."""
-    out = Image.Exif()
-    out.load(like.exif or b"")
+    stored, out = Image.Exif(), Image.Exif()
+    stored.load(like.exif or b"")
+    out.load(describing(stored))
     for tag, value in list(out.items()):
         out[tag] = value.encode("latin-1", "replace") if isinstance(value, str) else value
     if words:

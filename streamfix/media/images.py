@@ -32,7 +32,17 @@ IMAGE_SUFFIXES = frozenset(
 
 _ORIENTATION = 0x0112
 _SYCC = b"colr\1\0\0\0\0\0\x12"  # of JPEG 2000: the colour space box that says YCC
-_DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298, 0x8769, 0x8825)  # of TIFF: what is not layout
+_DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x4746, 0x8298, 0x8769, 0x8825, *range(0x9C9B, 0x9CA0))
+"""Tags of TIFF and EXIF that say something of the picture, the last ones as Windows writes them."""
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    TypeError,
+    KeyError,
+    struct.error,
+)  # what Pillow raises at such files
 _FORMATS = {("u1", 1): "gray", ("u1", 3): "rgb24", ("u1", 4): "rgba"}
 _FORMATS |= {("u2", 1): "gray16le", ("u2", 3): "rgb48le", ("u2", 4): "rgba64le"}
 _MOVES: dict[int, Any] = {  # EXIF orientation -> what makes the picture stand upright
@@ -113,7 +123,7 @@ def read_picture(path: Path) -> Picture:
         raise InputError(f"{path} is not an image, whatever its name says; give a real one") from error
     except Image.DecompressionBombError as error:
         raise InputError(f"{path} has too many pixels to be decoded safely; scale it down first") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except _BROKEN as error:
         raise InputError(f"{path} is a damaged image ({error}); copy it again") from error
 
 
@@ -122,13 +132,13 @@ def _read(path: Path, data: bytes, image: Image.Image) -> Picture:
     if pages > 1 and image.format != "MPO":  # an MPO is a JPEG with previews behind it
         raise InputError(f"{path} holds {pages} pictures; split it, or convert an animation to a video first")
     mode, info = image.mode, image.info
-    exif, icc, xmp = info.get("exif"), info.get("icc_profile"), info.get("xmp")
     peak = _peak(data, image)
     cut = not peak and _is_cut(data, image)
-    if image.format == "TIFF":
-        exif = _tiff_exif(image)
     tables = dict(getattr(image, "quantization", None) or {})
-    orientation = int(image.getexif().get(_ORIENTATION, 1))
+    orientation = _orientation(path, image)
+    exif, icc, xmp = info.get("exif"), info.get("icc_profile"), info.get("xmp")
+    if image.format == "TIFF":
+        exif = _tiff_exif(path, image)
     pixels: Any
     if peak:
         image.load()  # which tells what is damaged, where OpenCV only fails
@@ -236,14 +246,47 @@ def _read_deep(path: Path, data: bytes, peak: int) -> npt.NDArray[Any]:
     return cv2.cvtColor(stored, swap)
 
 
-def _tiff_exif(image: Image.Image) -> bytes | None:
-    """The descriptive tags of a TIFF, camera and place included, as an EXIF block of its own."""
-    stored, out = image.getexif(), Image.Exif()
+def describing(stored: Image.Exif) -> bytes:
+    """An EXIF block of the tags that describe a picture, camera and place included, without those that say how its pixels lie."""
+    out = Image.Exif()
     for tag in _DESCRIPTIVE:
         if tag in stored:
             value = stored.get_ifd(tag) if tag in (0x8769, 0x8825) else stored[tag]
             out[tag] = value.encode("latin-1", "replace") if isinstance(value, str) else value  # as it was in the file
-    return out.tobytes() if len(out) else None
+    return out.tobytes() if len(out) else b""
+
+
+def _sound(exif: bytes) -> bool:
+    """Whether an EXIF block can be read to its end and written again."""
+    stored = Image.Exif()
+    try:
+        stored.load(exif)
+        stored.tobytes()
+        describing(stored)
+    except Exception:  # Pillow raises what its parts happen to raise
+        return False
+    return True
+
+
+def _tiff_exif(path: Path, image: Image.Image) -> bytes | None:
+    try:
+        return describing(image.getexif()) or None
+    except Exception:  # as above
+        _log.warning("%s: its EXIF is broken and left out", path)
+        return None
+
+
+def _orientation(path: Path, image: Image.Image) -> int:
+    """How a picture is to be turned, from 1 to 8. EXIF that is broken is left out."""
+    if image.format == "PNG" and "exif" not in image.info:
+        image.load()  # it may come behind the pixels
+    exif = image.info.get("exif")
+    if exif and not _sound(exif):
+        _log.warning("%s: its EXIF is broken and left out", path)
+        del image.info["exif"]
+        image.getexif().clear()  # what was read of it
+    found = image.getexif().get(_ORIENTATION)
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 class ImageSource(Source):
@@ -273,9 +316,9 @@ class ImageSource(Source):
         for file in self.files:
             try:
                 with Image.open(file) as image:
-                    turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+                    turned = _orientation(file, image) >= 5
                     return (image.height, image.width) if turned else (image.width, image.height)
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            except (*_BROKEN, Image.DecompressionBombError):
                 continue
         raise InputError(f"none of the {len(self.files)} images of {self.path} can be read")
 
@@ -305,9 +348,9 @@ class ImageSource(Source):
                 with Image.open(file) as image:
                     found: Facts = {"index": index, "type": "image", "codec": str(image.format), "file": str(file)}
                     found |= {"width": image.width, "height": image.height, "mode": image.mode}
+                    found["orientation"] = _orientation(file, image)  # first: it leaves broken EXIF out
                     found |= {"exif": "exif" in image.info, "icc": "icc_profile" in image.info}
-                    found["orientation"] = int(image.getexif().get(_ORIENTATION, 1))
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            except (*_BROKEN, Image.DecompressionBombError) as error:
                 found = {"index": index, "type": "image", "codec": "unreadable", "file": str(file), "error": str(error)}
             streams.append(found)
         return {
