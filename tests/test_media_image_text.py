@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
-from test_media_images import copy, corner, exif_with
+from test_media_images import SRGB, copy, corner, exif_with
 
 XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r:RDF xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -86,6 +86,22 @@ def test_the_text_of_a_png_goes_where_another_format_has_room(
             (line,) = ElementTree.fromstring(image.info["xmp"]).iter("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}li")
             found = line.text
     assert found == wanted
+
+
+@pytest.mark.parametrize(("suffix", "gone"), [(".jpg", "XMP"), (".bmp", "XMP and colour profile"), (".png", "")])
+def test_what_a_format_has_no_room_for_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str, gone: str
+) -> None:
+    long = XMP.replace(b"a camera", b"x" * 70_000)  # with its history, as editors write it
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", long.decode())
+    Image.fromarray(corner()).save(tmp_path / "in.png", pnginfo=text, icc_profile=SRGB)
+    with Image.open(copy(tmp_path / "in.png", tmp_path / f"out{suffix}")) as image:
+        assert np.abs(np.asarray(image).astype(int) - corner()).mean() < 2
+        assert image.info.get("xmp") == (long if suffix == ".png" else None)
+        assert image.info.get("icc_profile") == (None if suffix == ".bmp" else SRGB)
+    told = f"{tmp_path / f'out{suffix}'} has no room for the {gone} of its input; choose .png to keep it"
+    assert [r.getMessage() for r in caplog.records] == ([told] if gone else [])
 
 
 def test_text_that_xml_cannot_say_does_not_spoil_it(tmp_path: Path) -> None:

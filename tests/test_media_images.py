@@ -333,10 +333,11 @@ def test_a_sheet_does_not_replace_an_input(tmp_path: Path) -> None:
     check_sheet(tmp_path / "b.png", source=tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("dots", [(0, 0), (4_000_000_000, 1)])  # the first as some scanners have it
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
-def test_an_unknown_resolution_is_left_out(tmp_path: Path, suffix: str) -> None:
+def test_an_unknown_resolution_is_left_out(tmp_path: Path, suffix: str, dots: tuple[int, int]) -> None:
     Image.fromarray(corner()).save(tmp_path / "in.tif", dpi=(72, 72))
     whole = (tmp_path / "in.tif").read_bytes()
-    (tmp_path / "in.tif").write_bytes(whole.replace(struct.pack("<II", 72, 1), bytes(8)))  # as some scanners have it
+    (tmp_path / "in.tif").write_bytes(whole.replace(struct.pack("<II", 72, 1), struct.pack("<II", *dots)))
     with Image.open(copy(tmp_path / "in.tif", tmp_path / f"out{suffix}")) as image:
         assert np.abs(np.asarray(image).astype(int) - corner()).mean() < 3

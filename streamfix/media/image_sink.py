@@ -9,6 +9,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ _log = logging.getLogger(__name__)
 _KEPT = {"gray", "rgb24", "rgba", "gray16le", "rgb48le", "rgba64le"}
 _DEEP_SUFFIXES = {".png", ".tif", ".tiff"}
 _ALPHA_SUFFIXES = {".png", ".webp", ".tif", ".tiff", ".avif", ".jp2"}
+_JPEG = frozenset({".jpg", ".jpeg", ".jpe"})
+_ROOM = {"EXIF": 65533, "XMP": 65504, "colour profile": 255 * 65519}  # bytes that a JPEG has for each
+_ROOMY = {".png", ".webp", ".tif", ".tiff", ".avif"}  # as much as there is; other formats have none
 JPEG_QUALITY = 95
 """Of JPEG outputs, with full colour resolution: no visible loss. An input that was stored finer keeps its own tables."""
 _FINEST = 5.7  # mean step of luma at that quality, in codes; a finer input has smaller ones
@@ -83,7 +87,7 @@ class ImageSink(Sink):
         self.written += 1
 
     def _save(self, staged: Path, pixels: npt.NDArray[Any], like: Picture, target: Path) -> None:
-        suffix = target.suffix.lower()
+        suffix, like = target.suffix.lower(), _fitting(like, target)
         if pixels.ndim == 3 and pixels.shape[2] == 4 and suffix not in _ALPHA_SUFFIXES:
             if (pixels[..., 3] < np.iinfo(pixels.dtype).max).any():
                 raise OutputError(f"{target} cannot hold the transparency of its input; choose .png or .webp")
@@ -107,7 +111,7 @@ class ImageSink(Sink):
         if like.icc:
             out["icc_profile"] = like.icc
         words = _words(like, self._tags)
-        if suffix in (".jpg", ".jpeg", ".jpe"):
+        if suffix in _JPEG:
             out |= {"quality": JPEG_QUALITY, "subsampling": 0, "optimize": True}
             if like.tables and np.mean(like.tables[min(like.tables)]) < _FINEST:
                 out["qtables"] = like.tables
@@ -163,6 +167,18 @@ class ImageSink(Sink):
         shutil.rmtree(self._stage, ignore_errors=True)
         if self._fresh and self.path.is_dir() and not any(self.path.iterdir()):
             self.path.rmdir()
+
+
+def _fitting(like: Picture, target: Path) -> Picture:
+    """The picture without the metadata that its format has no room for."""
+    suffix = target.suffix.lower()
+    found = {"EXIF": like.exif, "XMP": like.xmp, "colour profile": like.icc}
+    gone = [n for n, data in found.items() if data and len(data) > (_ROOM[n] if suffix in _JPEG else 0)]
+    if suffix in _ROOMY or not gone:
+        return like
+    _log.warning("%s has no room for the %s of its input; choose .png to keep it", target, " and ".join(gone))
+    exif, xmp, icc = (None if name in gone else data for name, data in found.items())
+    return replace(like, exif=exif, xmp=xmp, icc=icc)
 
 
 def _words(like: Picture, tags: Mapping[str, str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import re
 import struct
@@ -146,7 +145,7 @@ def _read(path: Path, data: bytes, image: Image.Image) -> Picture:
     else:
         pixels, icc = _pixels(path, ImageOps.exif_transpose(image), icc)
     dpi = info.get("dpi")
-    if dpi and not all(math.isfinite(d) and d > 0 for d in dpi):
+    if dpi and not all(1 <= d <= 65535 for d in dpi):
         dpi = None  # scanners write 0/0 where they do not know it
     return Picture(
         pixels=pixels,
