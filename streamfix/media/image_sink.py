@@ -176,7 +176,7 @@ def _fitting(like: Picture, target: Path) -> Picture:
     gone = [n for n, data in found.items() if data and len(data) > (_ROOM[n] if suffix in _JPEG else 0)]
     if suffix in _ROOMY or not gone:
         return like
-    _log.warning("%s has no room for the %s of its input; choose .png to keep it", target, " and ".join(gone))
+    _log.warning("%s has no room for the %s of its input; choose .png to keep it", target, ", ".join(gone))
     exif, xmp, icc = (None if name in gone else data for name, data in found.items())
     return replace(like, exif=exif, xmp=xmp, icc=icc)
 
@@ -263,8 +263,7 @@ def _with_directory(tiff: bytes, like: Picture, tags: Mapping[str, str]) -> byte
         directory[TiffImagePlugin.EXTRASAMPLES] = 2  # transparency that is not multiplied in, which OpenCV leaves open
     told = _tiff_tags(_words(like, tags), like)
     for tag, value in told.items():
-        if tag not in directory:  # how the pixels lie is OpenCV's to say
-            directory[tag] = told.get_ifd(tag) if tag in TiffTags.TAGS_V2_GROUPS else value
+        directory[tag] = told.get_ifd(tag) if tag in TiffTags.TAGS_V2_GROUPS else value
     if like.icc:
         directory[TiffImagePlugin.ICCPROFILE] = like.icc
     if like.dpi:

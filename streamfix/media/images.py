@@ -33,15 +33,8 @@ _ORIENTATION = 0x0112
 _SYCC = b"colr\1\0\0\0\0\0\x12"  # of JPEG 2000: the colour space box that says YCC
 _DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x4746, 0x8298, 0x8769, 0x8825, *range(0x9C9B, 0x9CA0))
 """Tags of TIFF and EXIF that say something of the picture, the last ones as Windows writes them."""
-_BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    TypeError,
-    KeyError,
-    struct.error,
-)  # what Pillow raises at such files
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, struct.error)
+"""What Pillow raises at files that are broken."""
 _FORMATS = {("u1", 1): "gray", ("u1", 3): "rgb24", ("u1", 4): "rgba"}
 _FORMATS |= {("u2", 1): "gray16le", ("u2", 3): "rgb48le", ("u2", 4): "rgba64le"}
 _MOVES: dict[int, Any] = {  # EXIF orientation -> what makes the picture stand upright
