@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_media_image_text import XMP
-from test_media_images import SRGB, copy, exif_with
+from test_media_images import SRGB, copy, exif_with, write_png
 
 from streamfix.media import open_source
 from streamfix.media.encoder import open_encoder
@@ -31,11 +31,8 @@ def test_sixteen_bits_stay_sixteen(tmp_path: Path, channels: int, name: str, suf
 
 
 def test_deep_png_keeps_exif_and_profile(tmp_path: Path) -> None:
-    from streamfix.media.image_sink import _chunk
-
     samples = np.random.default_rng(0).integers(0, 65536, (20, 30, 3), dtype=np.uint16)
-    data = bytes(cv2.imencode(".png", samples)[1])
-    (tmp_path / "in.png").write_bytes(data[:33] + _chunk(b"eXIf", exif_with(6)[6:]) + data[33:])
+    write_png(tmp_path / "in.png", samples, (b"eXIf", exif_with(6)[6:]))
     Image.new("RGB", (1, 1)).save(tmp_path / "icc.png", icc_profile=SRGB)
     target = copy(tmp_path / "in.png", tmp_path / "out.png", tags={"enhanced": "by a test"})
     with Image.open(target) as image:
@@ -49,14 +46,16 @@ def test_deep_png_keeps_exif_and_profile(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("channels", [3, 4])
 def test_a_deep_tiff_keeps_exif_profile_xmp_text_and_resolution(tmp_path: Path, channels: int) -> None:
-    from streamfix.media.image_sink import _chunk
-
     samples = np.random.default_rng(0).integers(0, 65536, (21, 33, channels), dtype=np.uint16)
-    data = bytes(cv2.imencode(".png", samples)[1])
-    xmp = _chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP)
-    more = _chunk(b"eXIf", exif_with(1)[6:]) + _chunk(b"iCCP", b"icc\0\0" + zlib.compress(SRGB)) + xmp
-    more += _chunk(b"pHYs", (11811).to_bytes(4) * 2 + b"\1")  # a metre
-    (tmp_path / "in.png").write_bytes(data[:33] + more + _chunk(b"tEXt", b"Comment\0a walk") + data[33:])
+    write_png(
+        tmp_path / "in.png",
+        samples,
+        (b"eXIf", exif_with(1)[6:]),
+        (b"iCCP", b"icc\0\0" + zlib.compress(SRGB)),
+        (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP),
+        (b"pHYs", (11811).to_bytes(4) * 2 + b"\1"),  # dots a metre
+        (b"tEXt", b"Comment\0a walk"),
+    )
     once = copy(tmp_path / "in.png", tmp_path / "once.tif", tags={"enhanced": "by me"})
     twice = copy(once, tmp_path / "twice.tif", tags={"enhanced": "by you"})
     for path, note in ((once, ""), (twice, "\nenhanced: by you")):

@@ -3,11 +3,10 @@
 from pathlib import Path
 from xml.etree import ElementTree
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
-from test_media_images import SRGB, copy, corner, exif_with
+from test_media_images import SRGB, copy, corner, exif_with, write_png
 
 XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r:RDF xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -17,14 +16,12 @@ XMP = (
 
 @pytest.mark.parametrize("deep", [False, True])
 def test_the_text_of_a_png_is_kept(tmp_path: Path, deep: bool) -> None:
-    from streamfix.media.image_sink import _chunk
-
     text = PngImagePlugin.PngInfo()
     text.add_text("Copyright", "M\xfcller")
     text.add_itxt("parameters", "a photo, \u4e8c steps", "en", "p")
     text.add_itxt("XML:com.adobe.xmp", XMP.decode())
-    data = bytes(cv2.imencode(".png", corner().astype(np.uint16 if deep else np.uint8))[1])
-    (tmp_path / "in.png").write_bytes(data[:33] + b"".join(_chunk(k, d) for k, d, _ in text.chunks) + data[33:])
+    samples = corner().astype(np.uint16 if deep else np.uint8)
+    write_png(tmp_path / "in.png", samples, *((kind, content) for kind, content, _ in text.chunks))
     with Image.open(copy(tmp_path / "in.png", tmp_path / "out.png", tags={"enhanced": "by me"})) as image:
         assert image.text == {
             "Copyright": "M\xfcller",

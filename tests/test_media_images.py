@@ -2,6 +2,7 @@
 
 import contextlib
 import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -38,6 +39,13 @@ def smooth() -> np.ndarray:
     y, x = np.mgrid[:48, :64] / 10
     waves = np.stack([128 + 60 * np.sin(x + n) * np.cos(y - n) for n in range(3)], axis=-1)
     return np.clip(waves + np.random.default_rng(0).normal(0, 1, waves.shape), 0, 255).astype(np.uint8)
+
+
+def write_png(path: Path, samples: np.ndarray, *chunks: tuple[bytes, bytes]) -> None:
+    """A PNG with chunks of these types and contents behind its header."""
+    data = bytes(cv2.imencode(".png", samples)[1])
+    more = (struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in chunks)
+    path.write_bytes(data[:33] + b"".join(more) + data[33:])
 
 
 def exif_with(orientation: int) -> bytes:
@@ -251,11 +259,8 @@ def layout_exif() -> bytes:
 @pytest.mark.parametrize("deep", [False, True])
 def test_exif_does_not_say_how_the_pixels_of_a_tiff_lie(tmp_path: Path, deep: bool) -> None:
     if deep:
-        from streamfix.media.image_sink import _chunk
-
-        data = bytes(cv2.imencode(".png", corner().astype(np.uint16) * 257)[1])
         source = tmp_path / "in.png"
-        source.write_bytes(data[:33] + _chunk(b"eXIf", layout_exif()[6:]) + data[33:])
+        write_png(source, corner().astype(np.uint16) * 257, (b"eXIf", layout_exif()[6:]))
     else:
         source = tmp_path / "in.jpg"
         Image.fromarray(corner()).save(source, exif=layout_exif(), quality=100, subsampling=0)
@@ -284,11 +289,15 @@ def test_broken_exif_costs_nothing_but_itself(
     data = (tmp_path / "whole.jpg").read_bytes()
     source = tmp_path / "in.jpg"
     source.write_bytes(data[:2] + b"\xff\xe1" + (len(broken) + 2).to_bytes(2) + broken + data[2:])
+    told = [f"{source}: its EXIF is broken and left out"]
+    assert len(list(open_source(tmp_path))) == 2
+    assert [r.getMessage() for r in caplog.records] == told
+    caplog.clear()
     assert not open_source(source).facts()["streams"][0]["exif"]
     caplog.clear()
     with Image.open(copy(source, tmp_path / f"out{suffix}")) as image:
         assert np.abs(np.asarray(image).astype(int) - corner()).mean() < 3
-    assert [r.getMessage() for r in caplog.records] == [f"{source}: its EXIF is broken and left out"]
+    assert [r.getMessage() for r in caplog.records] == told
 
 
 def test_a_jpeg_finer_than_ours_keeps_its_own_tables(tmp_path: Path) -> None:

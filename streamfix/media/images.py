@@ -127,10 +127,13 @@ def _read(path: Path, data: bytes, image: Image.Image) -> Picture:
     peak = _peak(data, image)
     cut = not peak and _is_cut(data, image)
     tables = dict(getattr(image, "quantization", None) or {})
-    orientation = _orientation(path, image)
+    broken, orientation = _leave_out_broken_exif(image), _orientation(image)
     exif, icc, xmp = info.get("exif"), info.get("icc_profile"), info.get("xmp")
     if image.format == "TIFF":
-        exif = _tiff_exif(path, image)
+        exif = _described(image.getexif())
+        broken = exif is None
+    if broken:
+        _log.warning("%s: its EXIF is broken and left out", path)
     pixels: Any
     if peak:
         image.load()  # which tells what is damaged, where OpenCV only fails
@@ -248,35 +251,33 @@ def describing(stored: Image.Exif) -> bytes:
     return out.tobytes() if len(out) else b""
 
 
-def _sound(exif: bytes) -> bool:
-    """Whether an EXIF block can be read to its end and written again."""
-    stored = Image.Exif()
+def _described(exif: Image.Exif | bytes) -> bytes | None:
+    """What `describing` gives of tags, or of a block; None where it cannot be read to its end and written again."""
     try:
-        stored.load(exif)
-        stored.tobytes()
-        describing(stored)
+        if isinstance(exif, bytes):
+            stored = Image.Exif()
+            stored.load(exif)
+            stored.tobytes()
+            exif = stored
+        return describing(exif)
     except Exception:  # Pillow raises what its parts happen to raise
-        return False
-    return True
-
-
-def _tiff_exif(path: Path, image: Image.Image) -> bytes | None:
-    try:
-        return describing(image.getexif()) or None
-    except Exception:  # as above
-        _log.warning("%s: its EXIF is broken and left out", path)
         return None
 
 
-def _orientation(path: Path, image: Image.Image) -> int:
-    """How a picture is to be turned, from 1 to 8. EXIF that is broken is left out."""
+def _leave_out_broken_exif(image: Image.Image) -> bool:
+    """Take an EXIF block that is broken from a picture before Pillow stumbles over it; whether there was one."""
     if image.format == "PNG" and "exif" not in image.info:
         image.load()  # it may come behind the pixels
     exif = image.info.get("exif")
-    if exif and not _sound(exif):
-        _log.warning("%s: its EXIF is broken and left out", path)
-        del image.info["exif"]
-        image.getexif().clear()  # what was read of it
+    if not exif or _described(exif) is not None:
+        return False
+    del image.info["exif"]
+    image.getexif().clear()  # what was read of it
+    return True
+
+
+def _orientation(image: Image.Image) -> int:
+    """How a picture is to be turned, from 1 to 8."""
     found = image.getexif().get(_ORIENTATION)
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
@@ -308,7 +309,8 @@ class ImageSource(Source):
         for file in self.files:
             try:
                 with Image.open(file) as image:
-                    turned = _orientation(file, image) >= 5
+                    _leave_out_broken_exif(image)
+                    turned = _orientation(image) >= 5
                     return (image.height, image.width) if turned else (image.width, image.height)
             except (*_BROKEN, Image.DecompressionBombError):
                 continue
@@ -340,8 +342,9 @@ class ImageSource(Source):
                 with Image.open(file) as image:
                     found: Facts = {"index": index, "type": "image", "codec": str(image.format), "file": str(file)}
                     found |= {"width": image.width, "height": image.height, "mode": image.mode}
-                    found["orientation"] = _orientation(file, image)  # first: it leaves broken EXIF out
+                    _leave_out_broken_exif(image)
                     found |= {"exif": "exif" in image.info, "icc": "icc_profile" in image.info}
+                    found["orientation"] = _orientation(image)
             except (*_BROKEN, Image.DecompressionBombError) as error:
                 found = {"index": index, "type": "image", "codec": "unreadable", "file": str(file), "error": str(error)}
             streams.append(found)
